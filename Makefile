@@ -1,0 +1,56 @@
+# Needs Python 3.11 or newer and make; everything else comes from requirements.lock into .venv.
+PYTHON ?= python3
+# How many processes share the tests: files side by side, those that use RabbitMQ one after another.
+JOBS ?= 2
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check soak format lock clean
+
+help: ## these lines
+	@sed -nE 's/^([a-z.]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: .venv ## the whole of it on this machine: stand-ins of the three APIs, a worker, a load with faults, a table
+	$(BIN)/planrelay demo
+
+.venv: .venv/installed ## the set-up alone: the virtual environment from requirements.lock, planrelay in it
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "planrelay needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Say which to use: make PYTHON=python3.11")'
+	@echo "Installing requirements.lock into .venv (about a minute) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: .venv ## every test; those that need RabbitMQ skip where none answers (PLANRELAY_TEST_AMQP)
+	$(PYTEST)
+
+check: .venv ## format, lint, types, import contracts, every test, coverage floor
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+soak: .venv ## the tests that run for long
+	$(BIN)/python -m pytest -m soak --timeout 0
+
+format: .venv ## lay out the code and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: ## choose newer versions for requirements.lock
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv
+	.venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel --group dev --universal --python-version 3.11 \
+		--upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+	rm -rf .venv-lock
+
+clean: ## forget the virtual environment and what the tools wrote; data in var/ stays
+	rm -rf .venv .venv-lock .coverage .coverage.* htmlcov dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find config worker tasks sandbox tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
