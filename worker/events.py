@@ -1,0 +1,340 @@
+"""
+Publish, confirmed: result events, parked copies and dead letters.
+
+One thread with a connection of its own does the publishing, because a publish can block (a full socket, a broker that
+throttles), and nothing that blocks may run on the loop. Publishes are pipelined: hundreds wait for their confirms at
+once. `publish` returns only when the broker has the message; while the broker is away it waits, and what was not
+confirmed is published again after the reconnect. So a message may be published twice, and never not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from amqp.exceptions import AMQPError
+from kombu import Connection, Exchange, Producer
+from kombu.exceptions import OperationalError
+
+from worker import topology
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = structlog.get_logger("planrelay.events")
+
+WINDOW: Final = 512
+"""Messages that may wait for their confirm at once."""
+
+CONFIRM_PATIENCE: Final = 30.0
+"""Seconds without a confirm after which the connection is taken for dead."""
+
+CHANNEL_LOSSES: Final = 3
+"""How often one message may see its channel closed under it before it is given up as the reason."""
+
+
+class PublishFailed(Exception):
+    """The broker refused the message: nothing has it."""
+
+
+class Unroutable(PublishFailed):
+    """The routing key leads to no queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A message to be published. `mandatory`: an error where no queue takes it."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    mandatory: bool = True
+
+
+@dataclass(slots=True)
+class _Pending:
+    message: Outgoing
+    confirmed: asyncio.Future[None]
+    losses: int = 0
+    returned: bool = False
+
+
+class Publisher:
+    """
+    The worker's way to the broker for everything it publishes.
+
+    `systems` are those whose queues are declared (with all the rest of the topology) on every connect.
+    """
+
+    def __init__(
+        self, url: str, *, systems: Sequence[str], options: Mapping[str, Any] | None = None, name: str = "planrelay"
+    ) -> None:
+        self._url = url
+        self._options = dict(options or {})
+        self._systems = tuple(systems)
+        self._name = name
+        self._waiting: deque[_Pending] = deque()
+        self._open: dict[int, _Pending] = {}
+        self._tag = 0
+        self._stopping = False
+        self._settled: list[tuple[_Pending, Exception | None]] = []
+        self._settle_lock = threading.Lock()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)  # noqa: FBT003 - the socket API's own
+        self._wake_writer.setblocking(False)  # noqa: FBT003
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.ready = threading.Event()
+        """Set while connected with the whole topology declared."""
+        self.last_error: str | None = None
+        self.amqp = False
+        self.user: str | None = None
+        """The broker user of this connection (RabbitMQ validates a message's user-id against it)."""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread; confirms are told to `loop`."""
+        self._loop = loop
+        self._thread = threading.Thread(target=self._run, name=f"{self._name}-publisher", daemon=True)
+        self._thread.start()
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish and wait until the broker has it; raises `Unroutable` or `PublishFailed`, never on a lost connection."""
+        pending = _Pending(message, asyncio.get_running_loop().create_future())
+        self._waiting.append(pending)
+        self._wake()
+        await pending.confirmed
+
+    def pending(self) -> int:
+        """Messages that are not confirmed yet."""
+        return len(self._waiting) + len(self._open)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Publish what is waiting if the broker is there, and end the thread."""
+        self._stopping = True
+        self._wake()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._wake_writer.send(b"\0")
+
+    # From here on: in the thread.
+
+    def _run(self) -> None:
+        failures = 0
+        while not (self._stopping and (failures or not self.pending())):
+            connection = Connection(self._url, transport_options=self._options, heartbeat=20, connect_timeout=5)
+            try:
+                connection.connect()
+                topology.declare(connection, self._systems)
+                self.amqp = topology.is_amqp(connection)
+                self.user = connection.userid or None
+                failures = 0
+                self.last_error = None
+                self.ready.set()
+                if self.amqp:
+                    self._serve_amqp(connection)
+                else:
+                    self._serve_virtual(connection)
+            except (
+                AMQPError,
+                OSError,
+                OperationalError,
+                *connection.connection_errors,
+                *connection.channel_errors,
+            ) as error:
+                failures += 1
+                self.last_error = f"{type(error).__name__}: {error}"
+                log.warning("broker.publisher_lost", reason=self.last_error, pending=self.pending(), failures=failures)
+            finally:
+                self.ready.clear()
+                with contextlib.suppress(Exception):
+                    connection.collect(socket_timeout=1)
+            self._take_back()
+            if failures:
+                self._pause(min(5.0, 0.1 * 2 ** min(failures, 6)))
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            select.select([self._wake_reader], [], [], left)
+            if not self._stopping:
+                time.sleep(min(0.05, max(end - time.monotonic(), 0)))
+            self._drain_wakes()
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            while self._wake_reader.recv(4096):
+                pass
+
+    def _take_back(self) -> None:
+        """What was not confirmed goes first in line again."""
+        for tag in sorted(self._open, reverse=True):
+            pending = self._open[tag]
+            pending.losses += 1
+            pending.returned = False
+            if pending.losses > CHANNEL_LOSSES and self.last_error and "NOT_FOUND" in self.last_error:
+                self._settle(pending, PublishFailed(f"The broker closes the channel on it: {self.last_error}"))
+            else:
+                self._waiting.appendleft(pending)
+        self._open.clear()
+        self._tell()
+
+    def _serve_amqp(self, connection: Connection) -> None:
+        channel = connection.channel()
+        channel.confirm_select()
+        self._tag = 0
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        raw = connection.connection
+        beat = time.monotonic()
+        quiet_since = time.monotonic()
+        while True:
+            before = len(self._open)
+            while self._waiting and len(self._open) < WINDOW:
+                self._publish(channel, self._waiting.popleft())
+            if self._stopping and not self._waiting and not self._open:
+                return
+            self._tell()
+            readable, _, _ = select.select([raw.sock, self._wake_reader], [], [], 1.0)
+            if self._wake_reader in readable:
+                self._drain_wakes()
+            if raw.sock in readable or before:
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        connection.drain_events(timeout=0.0001)
+            now = time.monotonic()
+            if not self._open or len(self._open) < before:
+                quiet_since = now
+            if now - quiet_since > CONFIRM_PATIENCE:
+                message = f"no confirm for {CONFIRM_PATIENCE:.0f} s"
+                raise OperationalError(message)
+            if now - beat > 5:
+                connection.heartbeat_check(rate=4)
+                beat = now
+
+    def _publish(self, channel: Any, pending: _Pending) -> None:
+        message = pending.message
+        try:
+            prepared = channel.prepare_message(
+                message.body,
+                priority=message.properties.get("priority"),
+                content_type=message.properties.get("content_type"),
+                content_encoding=message.properties.get("content_encoding"),
+                headers=dict(message.headers),
+                properties={
+                    key: value
+                    for key, value in message.properties.items()
+                    if key not in {"priority", "content_type", "content_encoding"}
+                },
+            )
+        except Exception as error:  # noqa: BLE001 - a value that AMQP can't carry is this message's problem alone
+            self._settle(pending, PublishFailed(f"The message can't be encoded for AMQP: {error}"))
+            return
+        self._tag += 1
+        self._open[self._tag] = pending
+        channel.basic_publish(
+            prepared, exchange=message.exchange, routing_key=message.routing_key, mandatory=message.mandatory
+        )
+
+    def _confirm(self, tag: int, multiple: bool, error: Callable[[_Pending], Exception | None]) -> None:  # noqa: FBT001 - as AMQP gives it
+        tags = [t for t in self._open if t <= tag] if multiple else [tag]
+        for each in tags:
+            pending = self._open.pop(each, None)
+            if pending is not None:
+                self._settle(pending, error(pending))
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - as AMQP gives it
+        self._confirm(tag, multiple, _outcome)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - as AMQP gives it
+        self._confirm(tag, multiple, lambda _: PublishFailed("The broker refused the message (nack)."))
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002 - as AMQP gives it
+        # A return precedes its confirm and names no tag: the first open message that looks the same is the one.
+        for pending in self._open.values():
+            out = pending.message
+            same = out.exchange == exchange and out.routing_key == routing_key and out.body == _bytes(message.body)
+            if same and out.mandatory and not pending.returned:
+                pending.returned = True
+                return
+
+    def _serve_virtual(self, connection: Connection) -> None:
+        channel = connection.channel()
+        producer = Producer(channel)
+        while True:
+            while self._waiting:
+                pending = self._waiting.popleft()
+                message = pending.message
+                self._open[0] = pending
+                try:
+                    self._publish_virtual(producer, message)
+                    error: Exception | None = None
+                except (LookupError, ValueError) as refused:
+                    error = Unroutable(f"{message.exchange}/{message.routing_key} leads to no queue: {refused}")
+                self._settle(self._open.pop(0), error)
+                if len(self._settled) >= 32:
+                    self._tell()
+            self._tell()
+            if self._stopping:
+                return
+            select.select([self._wake_reader], [], [], 1.0)
+            self._drain_wakes()
+
+    def _publish_virtual(self, producer: Producer, message: Outgoing) -> None:
+        properties = dict(message.properties)
+        producer.publish(
+            message.body,
+            exchange=Exchange(message.exchange, type="topic" if message.exchange else "direct", no_declare=True),
+            routing_key=message.routing_key,
+            headers=dict(message.headers),
+            content_type=properties.pop("content_type", None) or "application/octet-stream",
+            content_encoding=properties.pop("content_encoding", None) or "utf-8",
+            mandatory=message.mandatory,
+            declare=[],
+            **properties,
+        )
+
+    def _settle(self, pending: _Pending, error: Exception | None) -> None:
+        with self._settle_lock:
+            self._settled.append((pending, error))
+
+    def _tell(self) -> None:
+        if self._settled and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        with self._settle_lock:
+            settled, self._settled = self._settled, []
+        for pending, error in settled:
+            if pending.confirmed.done():
+                continue
+            if error is None:
+                pending.confirmed.set_result(None)
+            else:
+                pending.confirmed.set_exception(error)
+
+
+def _outcome(pending: _Pending) -> Exception | None:
+    if not pending.returned:
+        return None
+    out = pending.message
+    return Unroutable(f"The routing key {out.routing_key!r} of exchange {out.exchange!r} leads to no queue.")
+
+
+def _bytes(body: Any) -> bytes:
+    return body.encode() if isinstance(body, str) else bytes(body)

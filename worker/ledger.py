@@ -1,0 +1,377 @@
+"""
+What each command has done so far: the reason why a command that comes twice takes effect once.
+
+One hash per command in the state store, under its key (a digest of connection, type, source and idempotency key or
+id). `claim` gives a run to one worker for the length of a lease; `step` and `intent` write down what a redelivery must
+not redo; `finish` keeps the result event, so that a repeated command is answered and not run.
+
+States: `queued → running → done | parked | dead`, `parked → running`. A worker that died leaves `running` with a lease
+that runs out. **Generation** counts the parked copies of a command: a copy older than the ledger's is a leftover of a
+crash between the confirmed park and the ack, and is passed over.
+
+All times in here are the store's own (`TIME`), so the workers' clocks don't matter.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.store import Script, Store, StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Claim", "ClaimLost", "Elsewhere", "Finished", "Key", "Ledger", "Mismatch", "Stale", "StoreAway"]
+
+KEPT: Final = timedelta(days=7)
+"""How long the ledger remembers a command after its last change."""
+
+
+class ClaimLost(Exception):
+    """Another worker holds this command now: whatever this run would still write is void."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """How the ledger knows a command: `digest` is its key, `data` the digest of what it asks; the rest is for `show`."""
+
+    digest: str
+    data: str
+    id: str
+    source: str
+    type: str
+    connection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """This worker may run the command now. `lost` counts earlier runs that ended without an outcome."""
+
+    lost: int
+    run: int
+    steps: Mapping[str, Any] = field(default_factory=dict)
+    intents: Mapping[str, timedelta] = field(default_factory=dict)
+    """Requests that may have taken effect, each with its age."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The command has its outcome: this event tells it. `told` says that the dead letter is confirmed too."""
+
+    event: bytes
+    dead: bool
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Another worker runs it; its lease ends in `remaining` unless it renews it."""
+
+    remaining: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """This copy is older than the ledger; `reply` is who waits for the answer of the copy that counts."""
+
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The same key was used with other data."""
+
+
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+_CLAIM = Script.of(
+    _NOW
+    + """
+local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply')
+local state, lost, run = old[1], 0, tonumber(ARGV[12])
+if state then
+  if old[6] ~= data then return {'mismatch'} end
+  if state == 'done' or state == 'dead' then return {state, old[7], old[9] or ''} end
+  if gen < tonumber(old[4]) then return {'stale', old[10] or ''} end
+  if state == 'running' and old[2] ~= owner then
+    local left = tonumber(old[3]) - now
+    if left > 0 then return {'elsewhere', left} end
+    lost = tonumber(old[5]) + 1
+  end
+  run = tonumber(old[8])
+end
+redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
+  'data', data, 'run', run, 'changed', now)
+if not state then
+  redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
+    'received', ARGV[10], 'reply', ARGV[11])
+  redis.call('SADD', KEYS[2], KEYS[1])
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
+redis.call('PEXPIRE', KEYS[1], ttl)
+local answer = {'run', lost, run, now}
+if state then
+  local all = redis.call('HGETALL', KEYS[1])
+  for i = 1, #all, 2 do
+    local kind = string.sub(all[i], 1, 2)
+    if kind == 's:' or kind == 'i:' then answer[#answer + 1] = all[i] answer[#answer + 1] = all[i + 1] end
+  end
+end
+return answer
+"""
+)
+
+_RENEW = Script.of(
+    _NOW
+    + """
+local gone = {}
+for i, key in ipairs(KEYS) do
+  local held = redis.call('HMGET', key, 'state', 'owner')
+  if held[1] == 'running' and held[2] == ARGV[1] then
+    redis.call('HSET', key, 'lease', now + tonumber(ARGV[2]))
+  else
+    gone[#gone + 1] = i
+  end
+end
+return gone
+"""
+)
+
+# A field of the run: written only by the worker that holds the claim.
+_WRITE = Script.of(
+    _NOW
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
+if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[2])
+elseif ARGV[3] == 'now' then redis.call('HSET', KEYS[1], ARGV[2], now)
+else redis.call('HSET', KEYS[1], ARGV[2], ARGV[3]) end
+return 1
+"""
+)
+
+# The first outcome stands: a run that lost its claim and still reached an end must not overwrite what was told.
+_FINISH = Script.of(
+    _NOW
+    + """
+local old = redis.call('HMGET', KEYS[1], 'state', 'event')
+if old[1] == 'done' or old[1] == 'dead' then return old[2] end
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'event', ARGV[2], 'attempts', ARGV[3], 'deferrals', ARGV[4], 'changed', now)
+redis.call('HDEL', KEYS[1], 'owner', 'lease', 'until')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+return ARGV[2]
+"""
+)
+
+_PARK = Script.of(
+    _NOW
+    + """
+local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
+if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[2], 'gen', ARGV[3], 'attempts', ARGV[4], 'deferrals', ARGV[5],
+  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'lost', 0, 'changed', now)
+redis.call('HDEL', KEYS[1], 'owner', 'lease')
+redis.call('PEXPIRE', KEYS[1], ARGV[9])
+return 1
+"""
+)
+
+_TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'told', 1) end return 1")
+
+_REPLAY = Script.of(
+    _NOW
+    + """
+local old = redis.call('HMGET', KEYS[1], 'state', 'run')
+if not old[1] then return 0 end
+if old[1] ~= 'dead' then return -1 end
+local run = tonumber(old[2]) + 1
+redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'attempts', 0, 'deferrals', 0, 'changed', now)
+redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason')
+return run
+"""
+)
+
+_HOLD = Script.of(
+    """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {1, 0}
+"""
+)
+
+_LET_GO = Script.of("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+
+_RECALL = Script.of("return redis.call('GET', KEYS[1])")
+
+_MADE = Script.of("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1")
+
+_REMEMBER = Script.of("redis.call('SET', KEYS[1], ARGV[1]) return 1")
+
+
+def milliseconds(wait: timedelta) -> int:
+    """Give a wait in whole milliseconds, as the store counts them."""
+    return round(wait / timedelta(milliseconds=1))
+
+
+class Ledger:
+    """The fleet's memory of commands, as one worker (`owner`) reads and writes it. Every call may raise `StoreAway`."""
+
+    def __init__(self, store: Store, *, owner: str, lease: timedelta, kept: timedelta = KEPT) -> None:
+        self._store = store
+        self.owner = owner
+        self.lease = lease
+        self._ttl = milliseconds(kept)
+
+    async def claim(
+        self, key: Key, *, generation: int, received_ms: int, reply: str, run: int
+    ) -> Claim | Finished | Elsewhere | Stale | Mismatch:
+        """Take the command for this worker, or say why not. `run` counts only where the ledger knows nothing."""
+        answer = await self._store.call(
+            _CLAIM,
+            [_command(key.digest), _ids(key.id)],
+            [
+                self.owner,
+                generation,
+                key.data,
+                milliseconds(self.lease),
+                self._ttl,
+                key.id,
+                key.source,
+                key.type,
+                key.connection,
+                received_ms,
+                reply,
+                run,
+            ],
+        )
+        match answer[0]:
+            case b"run":
+                return _claim(answer)
+            case b"done" | b"dead":
+                return Finished(event=answer[1], dead=answer[0] == b"dead", told=answer[2] == b"1")
+            case b"elsewhere":
+                return Elsewhere(timedelta(milliseconds=answer[1]))
+            case b"stale":
+                return Stale(answer[1].decode())
+            case _:
+                return Mismatch()
+
+    async def renew(self, digests: Sequence[str]) -> list[str]:
+        """Lengthen the leases of these commands; gives those that are no longer this worker's."""
+        if not digests:
+            return []
+        gone = await self._store.call(_RENEW, [_command(d) for d in digests], [self.owner, milliseconds(self.lease)])
+        return [digests[i - 1] for i in gone]
+
+    async def write_step(self, digest: str, name: str, value: Any) -> None:
+        """Keep what a step gave; a redelivery gets it instead of doing the step again."""
+        await self._write(digest, f"s:{name}", json.dumps(value, separators=(",", ":")))
+
+    async def write_intent(self, digest: str, name: str) -> None:
+        """Say, before it is sent, that a request which must not be sent twice is about to be."""
+        await self._write(digest, f"i:{name}", "now")
+
+    async def clear_intent(self, digest: str, name: str) -> None:
+        """Say that the request certainly took no effect."""
+        await self._write(digest, f"i:{name}", "")
+
+    async def write_made(self, digest: str, connection: str, identity: str) -> None:
+        """Say which command made a vendor's object, so that no other command takes it for its own."""
+        await self._store.call(_MADE, [f"planrelay:made:{connection}:{identity}"], [digest, self._ttl])
+
+    async def maker(self, connection: str, identity: str) -> str | None:
+        """Give the key of the command that made a vendor's object, None where the ledger doesn't know."""
+        made: bytes | None = await self._store.call(_RECALL, [f"planrelay:made:{connection}:{identity}"], [])
+        return None if made is None else made.decode()
+
+    async def _write(self, digest: str, field_name: str, value: str) -> None:
+        if not await self._store.call(_WRITE, [_command(digest)], [self.owner, field_name, value]):
+            raise ClaimLost(digest)
+
+    async def finish(self, digest: str, *, dead: bool, event: bytes, attempts: int, deferrals: int) -> bytes:
+        """Keep the outcome and its event; gives the event that stands (the first one told)."""
+        stands: bytes = await self._store.call(
+            _FINISH, [_command(digest)], ["dead" if dead else "done", event, attempts, deferrals, self._ttl]
+        )
+        return stands
+
+    async def told(self, digest: str) -> None:
+        """Say that the failure's event and dead letter are confirmed: a repeat gets the event alone."""
+        await self._store.call(_TOLD, [_command(digest)], [])
+
+    async def park(
+        self,
+        digest: str,
+        *,
+        generation: int,
+        attempts: int,
+        deferrals: int,
+        until_ms: int,
+        reason: str,
+        error: str,
+        queued: bool = False,
+    ) -> bool:
+        """Say that a newer copy waits in the broker; False where another worker has taken over meanwhile."""
+        state = "queued" if queued else "parked"
+        args = [self.owner, state, generation, attempts, deferrals, until_ms, reason, error, self._ttl]
+        return bool(await self._store.call(_PARK, [_command(digest)], args))
+
+    async def replay(self, digest: str) -> int | None:
+        """Let a dead command run anew; gives its run number, None where the ledger knows no such dead command."""
+        run = int(await self._store.call(_REPLAY, [_command(digest)], []))
+        return run if run > 0 else None
+
+    async def hold(self, name: str, token: str, length: timedelta) -> timedelta | None:
+        """Take or renew a fleet-wide hold; None when held by `token`, else how long the other's may last."""
+        got, left = await self._store.call(_HOLD, [f"planrelay:hold:{name}"], [token, milliseconds(length)])
+        return None if got else timedelta(milliseconds=max(left, 0))
+
+    async def let_go(self, name: str, token: str) -> None:
+        """End a hold, if it is still `token`'s."""
+        await self._store.call(_LET_GO, [f"planrelay:hold:{name}"], [token])
+
+    async def recall(self, name: str) -> Any:
+        """Give what `remember` kept under this name, or None."""
+        value = await self._store.call(_RECALL, [f"planrelay:memory:{name}"], [])
+        return None if value is None else json.loads(value)
+
+    async def remember(self, name: str, value: Any) -> None:
+        """Keep a small JSON value between commands: a watermark, a tenant's vocabulary."""
+        await self._store.call(_REMEMBER, [f"planrelay:memory:{name}"], [json.dumps(value, separators=(",", ":"))])
+
+    async def find(self, command_id: str) -> list[dict[str, str]]:
+        """Everything known of the commands with this id (ids are unique per source and connection only)."""
+        keys = await self._store.redis.smembers(_ids(command_id))
+        found = []
+        for key in sorted(keys):
+            fields = await self._store.redis.hgetall(key)
+            if fields:
+                known = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+                found.append({"key": key.decode().removeprefix("planrelay:command:"), **known})
+        return found
+
+
+def _command(digest: str) -> str:
+    return f"planrelay:command:{digest}"
+
+
+def _ids(command_id: str) -> str:
+    return f"planrelay:id:{command_id}"
+
+
+def _claim(answer: list[Any]) -> Claim:
+    _, lost, run, now, *pairs = answer
+    steps: dict[str, Any] = {}
+    intents: dict[str, timedelta] = {}
+    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+        kind, _, what = name.decode().partition(":")
+        if kind == "s":
+            steps[what] = json.loads(value)
+        else:
+            intents[what] = timedelta(milliseconds=now - int(value))
+    return Claim(lost=lost, run=run, steps=steps, intents=intents)
