@@ -4,6 +4,8 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+LOCK := .venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -45,10 +47,10 @@ format: .venv ## lay out the code and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: ## choose newer versions for requirements.lock
+lock: ## choose newer versions: requirements.lock is everything, requirements-runtime.lock what an image needs of it
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install --quiet uv
-	.venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel --group dev --universal --python-version 3.11 \
-		--upgrade --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(LOCK) --group dev --upgrade -o requirements.lock
+	$(LOCK) --constraint requirements.lock -o requirements-runtime.lock
 	rm -rf .venv-lock
 
 clean: ## forget the virtual environment and what the tools wrote; data in var/ stays
