@@ -22,6 +22,10 @@ RelayError
 ├── Expired                         too old, or past its `expirytime`
 ├── Paused                          the vendor suspended the account or project
 ├── WorkerLost                      fifth delivery without an outcome
+├── StorageError                    a file or an object could not be written or read
+│   ├── StorageFull                 no room left
+│   ├── StorageRefused              the worker may not, or there is no such bucket
+│   └── StorageFailed               the disk or the object store failed
 └── BadCommand                      the message asks for something that makes no sense
     └── NotAllowed                  the publisher may not ask for it
 ```
@@ -174,6 +178,26 @@ class WorkerLost(RelayError):
     """Five workers took this command and none lived to give an outcome."""
 
     kind = "worker_lost"
+
+
+class StorageError(RelayError):
+    """A file or an object could not be written or read."""
+
+    kind = "unavailable"
+
+
+class StorageFull(StorageError):
+    """There is no room left where the command writes."""
+
+
+class StorageRefused(StorageError):
+    """The worker may not write or read there."""
+
+    kind = "forbidden"
+
+
+class StorageFailed(StorageError):
+    """The disk or the object store failed."""
 
 
 class BadCommand(RelayError):
