@@ -1,0 +1,258 @@
+"""
+What goes over Planpoint's wire, and the data of each command.
+
+The vendor's objects are vocabularies: the documented fields of both generations under one set of names, everything else
+kept as it came (the vendor's own Python models accept unknown fields and statuses too). Commands are strict.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from worker.command import CommandData
+from worker.vocabulary import Vocabulary
+
+# --- The wire ---------------------------------------------------------------------------------------------------------
+
+STATUSES: Final = ("Available", "OnHold", "Sold", "Leased", "Unavailable")
+"""The statuses of a unit that are documented (api/openapi.yaml, Unit.status). Tenants have others of their own."""
+
+# api/openapi.yaml, Unit and UnitFull (generation B); viewerdocs.planpoint.io, endpoint/units/id/get and units/id/patch
+# (generation A), which has four of them under other names.
+UNIT: Final = Vocabulary.of(
+    *("name", "unitNumber", "price", "model", "floor", "orientation", "parking", "unitmodels"),
+    *("position", "isFeatured", "unitPriceTBD", "type", "specificType", "path", "lotPath", "unitImageUrl"),
+    *(
+        "onHoldExpiresAt",
+        "layoutUrl",
+        "layoutGallery",
+        "downloadableAsset",
+        "brochurePDF",
+        "additionalInfo",
+        "embedCode",
+    ),
+    *(
+        "customButtonUrl",
+        "customButtonSnippet",
+        "payableAmount",
+        "images",
+        "clonedImages",
+        "customFinishes",
+        "finishes",
+    ),
+    *("clonedFinishes", "inclusions", "deliveryDate", "description", "lon", "lat", "perimeter", "svgLotId"),
+    id="_id",
+    status=("status", "availability"),
+    bed=("bed", "bedrooms"),
+    bath=("bath", "bathrooms"),
+    sqft=("sqft", "squareFeet"),
+)
+
+# api/openapi.yaml, Floor and FloorFull; viewerdocs, endpoint/floors/id/get.
+FLOOR: Final = Vocabulary.of(
+    *("name", "project", "level", "position", "path", "alternativePaths", "image", "floorplanUrl", "units"),
+    id="_id",
+    nested={"units": UNIT},
+)
+
+# api/openapi.yaml, CommercialSpace and Collection: they come inside projects only.
+SPACE: Final = Vocabulary.of("name", "status", "price", "sqft", id="_id")
+COLLECTION: Final = Vocabulary.of("name", "units", id="_id")
+
+# api/openapi.yaml, Project and ProjectSummary; viewerdocs, endpoint/projects/post.
+PROJECT: Final = Vocabulary.of(
+    *(
+        "name",
+        "namespace",
+        "hostName",
+        "projectType",
+        "propertyType",
+        "status",
+        "statusOverride",
+        "paused",
+        "createdAt",
+    ),
+    *("user", "floors", "commercialSpaces", "collections", "projectLang", "styleNavigation", "initialView", "areaUnit"),
+    *("showPrices", "showAvailability", "showBathrooms", "showParking", "showOrientation", "hideSold", "onlyAvailable"),
+    *("logo", "coverImage", "colorBase", "colorAccent", "colorButton", "colorAvailable", "colorSold", "colorReserved"),
+    *("customButtonTxt", "websiteURL", "customDomain", "sharePageEnabled", "unitImageOnGrid", "skipFloorStep"),
+    *(
+        "dayNightEnabled",
+        "enableForms",
+        "rentalObject",
+        "deliveryDates",
+        "lotsLayout",
+        "projectImageUrl",
+        "projectSVGUrl",
+    ),
+    id="_id",
+    internal_urls="internalURLs",
+    nested={"floors": FLOOR, "commercial_spaces": SPACE, "collections": COLLECTION},
+)
+
+# api/openapi.yaml, Group and GroupProject; viewerdocs, endpoint/groups/id/get. `projects` holds ids or short projects.
+GROUP: Final = Vocabulary.of(
+    *("name", "namespace", "hostName", "type", "propertyType", "user", "projects", "isOwner", "isAdmin", "isEditor"),
+    *(
+        "websiteURL",
+        "internalURL",
+        "groupLang",
+        "linkBehavior",
+        "accentColor",
+        "groupImageUrl",
+        "groupSVGUrl",
+        "address",
+    ),
+    *("lon", "lat", "zoomLevel", "administrators", "editors", "invites", "showAvailableFirst", "showAllUnits"),
+    *("showPrices", "showAvailability", "hideSold", "showTaxes", "pricesStartingAt", "initialView", "theme"),
+    id="_id",
+    nested={"projects": PROJECT},
+)
+
+# No page shows an enterprise. It is said to hold groups and projects (viewerdocs, enterprise).
+ENTERPRISE: Final = Vocabulary.of(
+    *("name", "namespace", "hostName", "groups", "projects", "enterpriseImageUrl"),
+    id="_id",
+    nested={"groups": GROUP, "projects": PROJECT},
+)
+
+# api/openapi.yaml, Lead; viewerdocs, endpoint/leads/get. Personal data.
+LEAD: Final = Vocabulary.of(
+    *("name", "firstName", "lastName", "email", "phone", "message", "unit", "source", "questions", "customFields"),
+    "createdAt",
+    id="_id",
+)
+
+# --- What commands are made of ----------------------------------------------------------------------------------------
+
+
+def _no_id(values: dict[str, Any]) -> dict[str, Any]:
+    if "id" in values or "_id" in values:
+        raise ValueError("an object's id can't be changed; leave it out")
+    return values
+
+
+Id = Annotated[
+    str,
+    Field(pattern=r"^[0-9a-fA-F]{24}$", description="A Planpoint id: 24 hexadecimal digits."),
+]
+Text = Annotated[str, Field(max_length=10_000)]
+Name = Annotated[str, Field(min_length=1, max_length=500)]
+Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,119}$")]
+Changes = Annotated[
+    dict[FieldName, JsonValue],
+    Field(min_length=1, max_length=200, description="Fields and their new values; our names or the vendor's own."),
+    AfterValidator(_no_id),
+]
+Properties = Annotated[
+    dict[FieldName, JsonValue],
+    Field(max_length=200, description="Further fields of the new object; our names or the vendor's own."),
+    AfterValidator(_no_id),
+]
+Destination = Annotated[
+    str,
+    Field(min_length=1, max_length=1_024, description="Where rows are written, as JSONL or CSV by its ending."),
+]
+
+
+class Listing(CommandData):
+    """What every list takes: where its rows go, and how many at most."""
+
+    destination: Destination | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+
+
+class Nothing(Listing):
+    """A list of all that the account has."""
+
+
+class Found(Listing):
+    """A find: all in a namespace that a host has access to (planpoint.txt, "Fetch Projects")."""
+
+    namespace: Name
+    host_name: Name
+
+
+class OfProject(Listing):
+    """A list of what is in one project."""
+
+    project_id: Id
+
+
+class One(CommandData):
+    """One object."""
+
+    id: Id
+
+
+class Update(CommandData):
+    """Some fields of one object."""
+
+    id: Id
+    changes: Changes
+
+
+class Creation(CommandData):
+    """
+    A new object.
+
+    `match_on` names fields of the command by which an object that is there already is taken as the result.
+    """
+
+    properties: Properties = Field(default_factory=dict)
+    match_on: Annotated[tuple[FieldName, ...], Field(min_length=1, max_length=10)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = sorted(self.properties.keys() & type(self).model_fields.keys())
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is a field of its own: take it out of properties")
+        given = (self.model_fields_set - {"properties", "match_on"}) | self.properties.keys()
+        unknown = [name for name in self.match_on or () if name not in given]
+        if unknown:
+            names = ", ".join(unknown)
+            raise ValueError(
+                f"match_on names {names}, which the command does not give: match on {', '.join(sorted(given))}"
+            )
+        return self
+
+    def fields(self, *references: str) -> dict[str, Any]:
+        """Give the new object's fields, those of the command and the further ones, without its `references`."""
+        own = self.model_dump(exclude_none=True, exclude={"properties", "match_on", *references})
+        return {**own, **self.properties}
+
+
+def match_on(data: Creation, vocabulary: Vocabulary, **references: str | None) -> list[str] | None:
+    """
+    Give the names of the fields that `match_on` names, as read objects have them.
+
+    `references` translates the command's references (`floor_id="floor"`); None leaves out what all candidates share.
+    """
+    if data.match_on is None:
+        return None
+    names = [references.get(name, vocabulary.name(name)) for name in data.match_on]
+    return [name for name in names if name is not None]
+
+
+# --- One per command type ---------------------------------------------------------------------------------------------
+
+
+class UnitCreate(Creation):
+    """A new unit on a floor. `project_id` saves the request that asks for the floor's project."""
+
+    floor_id: Id
+    project_id: Id | None = None
+    name: Name
+    unit_number: Name | None = None
+    status: Name | None = None
+    price: Number | None = None
+    bed: Number | None = None
+    bath: Number | None = None
+    sqft: Number | None = None
+    model: Text | None = None
+    orientation: Text | None = None
+    parking: Number | None = None
+    position: Number | None = None

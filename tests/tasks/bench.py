@@ -1,0 +1,168 @@
+"""
+A bench for slices: real commands, real `Run`s, real clients; only the wire is made up.
+
+    bench = Bench(tasks.planpoint.tasks, fields={"status": "availability"})
+    bench.wire = app                         app(request) -> Response | raises an error of the tree
+    result = await bench.do("planpoint.unit.read", {"id": …})
+    result = await bench.do(…, key="1")      the same key again is a redelivery: steps and intents are as it left them
+    bench.sent                               every request so far
+    bench.memory                             what the connection remembers between commands
+
+`Gateway` and `Ledger` are stood in for by their smallest honest kin: requests are answered by a function, the ledger's
+record is a dict. `answer` makes answers.
+"""
+# ruff: noqa: D102 - the stand-ins' methods are those of what they stand in for
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from worker.command import Operation
+from worker.errors import Unanswered
+from worker.ledger import Claim
+from worker.rest import Endpoint, Headers, Request, Response, raise_for_status
+from worker.run import Run
+
+NOW = datetime(2026, 5, 20, 8, 0, tzinfo=UTC)
+Wire = Callable[[Request], Response]
+
+
+def answer(body: Any, status: int = 200, **headers: str) -> Response:
+    """Make a vendor's answer with a JSON body (or bytes as they are)."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Response(status=status, headers=Headers(headers), body=raw)
+
+
+class WireGateway:
+    """Sends requests to a function; keeps them."""
+
+    def __init__(self, bench: "Bench") -> None:
+        self._bench = bench
+        self.connection = bench.connection
+
+    async def send(self, endpoint: Endpoint, **said: Any) -> Response:
+        override = self.connection.operations.get(endpoint.name)
+        if override is not None:
+            endpoint = endpoint.overridden(override.method, override.path)
+        request = endpoint.request(**said)
+        self._bench.sent.append(request)
+        return raise_for_status(self._bench.wire(request), endpoint)
+
+
+class BenchLedger:
+    """The record of each command as dicts, in JSON and back like the real one's."""
+
+    lease = timedelta(seconds=30)
+
+    def __init__(self, memory: dict[str, Any]) -> None:
+        self.steps: dict[str, dict[str, Any]] = {}
+        self.intents: dict[str, dict[str, timedelta]] = {}
+        self.made: dict[str, str] = {}
+        self.memory = memory
+
+    async def write_step(self, digest: str, name: str, value: Any) -> None:
+        self.steps.setdefault(digest, {})[name] = json.loads(json.dumps(value))
+
+    async def write_intent(self, digest: str, name: str) -> None:
+        self.intents.setdefault(digest, {})[name] = timedelta(hours=1)  # old enough to be resolved at once
+
+    async def clear_intent(self, digest: str, name: str) -> None:
+        self.intents.get(digest, {}).pop(name, None)
+
+    async def hold(self, name: str, token: str, length: timedelta) -> timedelta | None:
+        return None
+
+    async def let_go(self, name: str, token: str) -> None:
+        return None
+
+    async def write_made(self, digest: str, connection: str, identity: str) -> None:
+        self.made[identity] = digest
+
+    async def maker(self, connection: str, identity: str) -> str | None:
+        return self.made.get(identity)
+
+    async def recall(self, name: str) -> Any:
+        return self.memory.get(name.partition(":")[2])
+
+    async def remember(self, name: str, value: Any) -> None:
+        self.memory[name.partition(":")[2]] = json.loads(json.dumps(value))
+
+
+class Bench:
+    """Runs a slice's commands on one connection against a made-up wire."""
+
+    def __init__(self, tasks: ModuleType, **connection: Any) -> None:
+        self.operations = {one.type: one for one in vars(tasks).values() if isinstance(one, Operation)}
+        self.connection: Any = SimpleNamespace(
+            **{"name": "bench", "base_url": "https://vendor.example", "fields": {}, "operations": {}, **connection}
+        )
+        self.wire: Wire = lambda request: answer({"message": "nothing here"}, 404)
+        self.sent: list[Request] = []
+        self.memory: dict[str, Any] = {}
+        self.ledger: Any = BenchLedger(self.memory)
+        self.artifacts: Any = None
+        self.draining = False
+        self.settings: Any = SimpleNamespace(
+            http=SimpleNamespace(request_timeout=timedelta(seconds=60)),
+            retry=SimpleNamespace(max_attempts=6),
+            schedules=(),
+        )
+        self._commands = 0
+
+    async def do(
+        self, type: str, data: Mapping[str, Any], *, key: str | None = None, source: str = "/test"
+    ) -> dict[str, Any]:
+        """Run one command; gives its result as the event would carry it, or raises what the run raised."""
+        self._commands += 1
+        operation = self.operations[type]
+        return await self._run(operation, operation.validate(data), key or f"command-{self._commands}", source)
+
+    async def _run(self, operation: Operation, data: Any, key: str, source: str) -> dict[str, Any]:
+        claim = Claim(lost=0, run=1, steps=self.ledger.steps.get(key, {}), intents=self.ledger.intents.get(key, {}))
+        command: Any = SimpleNamespace(id=key, source=source, type=operation.type, key=key, connection="bench")
+        run = Run(
+            command=command,
+            connection=self.connection,
+            gateway=WireGateway(self),
+            host=self,
+            attempt=1,
+            started=NOW,
+            digest=key,
+            claim=claim,
+        )
+        result: dict[str, Any] = json.loads(json.dumps(await operation.body(run, data)))
+        return result
+
+    def paths(self) -> list[str]:
+        """Give what was sent, as `METHOD path`."""
+        return [f"{request.method} {request.path}" for request in self.sent]
+
+    # What the engine lends to a run.
+
+    def now(self) -> datetime:
+        return NOW
+
+    async def emit(self, run: Run, type: str, data: Mapping[str, Any], id: str) -> None:
+        raise AssertionError("no slice tested here emits events")
+
+    @contextlib.contextmanager
+    def holding(self, name: str, token: str) -> Iterator[None]:
+        yield
+
+
+def cut(wire: Wire, *, after_effect: bool = True) -> Wire:
+    """Let the first request take effect or not, and never be answered; the others go through."""
+    waiting = [True]
+
+    def app(request: Request) -> Response:
+        if waiting and request.method == "POST":
+            waiting.clear()
+            if after_effect:
+                wire(request)
+            raise Unanswered("The connection was cut.")
+        return wire(request)
+
+    return app

@@ -1,0 +1,120 @@
+"""
+Making an object at most once in effect, found again by its natural key.
+
+No vendor takes an idempotency key, so what an interrupted create may have made is found by the fields that tell objects
+apart. What was there before the first send must not be taken for it, so every create first looks (and writes down) what
+already fits the key; only a command that gives `match_on` itself adopts that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import BadCommand, Conflict
+
+if TYPE_CHECKING:
+    from worker.run import Run
+
+Row = dict[str, Any]
+"""An object of the vendor's in our names, with its `id`."""
+
+
+async def make_once(
+    run: Run,
+    *,
+    noun: str,
+    wanted: Row,
+    match_on: Sequence[str] | None,
+    default: Sequence[str],
+    look: Callable[[], Awaitable[Iterable[Row]]],
+    send: Callable[[], Awaitable[Row]],
+) -> dict[str, Any]:
+    """
+    Give the object that `send` makes, with `how`: `created`, `found` (an interrupted send had made it) or `adopted`.
+
+    `wanted` holds the fields of the object to be, in our names; the natural key is those named by `match_on`, else
+    `default` (as far as the command gives them). `look` lists the objects among which it is to be found, with their
+    `id`. Commands that match on the same key take turns, so that the second finds what the first has made.
+
+    Raises `Conflict` where `match_on` fits several objects, `OutcomeUnknown` where several new ones fit after an
+    interrupted send, `BadCommand` where the command leaves a field of its `match_on` empty.
+    """
+    key = natural_key(wanted, match_on, default)
+
+    async def fitting() -> list[Row]:
+        return [row for row in await look() if all(same(row.get(name), value) for name, value in key.items())]
+
+    if match_on is not None:
+
+        async def find_one() -> list[Row]:
+            found = await fitting()
+            if len(found) > 1:
+                ids = ", ".join(str(row["id"]) for row in found[:5])
+                raise Conflict(f"match_on fits {len(found)} {noun}s ({ids}): name more fields, so that it fits one.")
+            return found
+
+        async with run.exclusive(f"{noun}.create:{_digest(key)}"):
+            made = await run.once("create", send, find_one, adopt=True)
+    else:
+
+        async def before() -> list[str]:
+            return [str(row["id"]) for row in await fitting()]
+
+        async def find_new() -> list[Row]:
+            return [row for row in await fitting() if str(row["id"]) not in known]
+
+        known = await run.step("before", before) if key else []
+        made = await run.once("create", send, find_new if key else None)
+    return {**made.value, "how": made.how}
+
+
+def natural_key(wanted: Row, match_on: Sequence[str] | None, default: Sequence[str]) -> dict[str, Any]:
+    """Give the fields by which the object can be found again, with their values."""
+    if match_on is not None and not match_on:
+        raise BadCommand("data.match_on names nothing that tells one object from another: name a field such as name.")
+    if match_on is None:
+        return {name: wanted[name] for name in default if wanted.get(name) is not None}
+    empty = [name for name in match_on if wanted.get(name) is None]
+    if empty:
+        raise BadCommand(
+            f"data.match_on names {', '.join(empty)}, which the command leaves empty: give a value, or match on others."
+        )
+    return {name: wanted[name] for name in match_on}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two values are one to a vendor: a number and its text (`2`, `"2"`), a reference and its id."""
+    one, other = _referred(one), _referred(other)
+    if isinstance(one, str) and isinstance(other, str):
+        return one.strip() == other.strip()  # "01" and "1" are two names
+    if isinstance(one, str) != isinstance(other, str):
+        text, number = (one, other) if isinstance(one, str) else (other, one)
+        return _is_number(number) and _number(text) == number
+    if _is_number(one) and _is_number(other):
+        return bool(one == other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _referred(value: Any) -> Any:
+    """Give the id of an object that stands where others give its id alone."""
+    if isinstance(value, Mapping):
+        return value.get("_id", value.get("id", value))
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None
+
+
+def _digest(key: Row) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
