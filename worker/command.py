@@ -83,6 +83,11 @@ class Operation:
         """Whether every request that this operation may send can be sent twice."""
         return all(endpoint.replayable for endpoint in self.uses)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something at the vendor (Planpoint reads by POST, so replayable POSTs are reads)."""
+        return any(not each.replayable or each.method in {"PUT", "PATCH", "DELETE"} for each in self.uses)
+
     def validate(self, data: Mapping[str, Any]) -> CommandData:
         """Check a command's data; what is wrong raises `BadCommand` naming field, rule and remedy."""
         try:

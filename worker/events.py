@@ -99,6 +99,7 @@ class Publisher:
         """Set while connected with the whole topology declared."""
         self.last_error: str | None = None
         self.amqp = False
+        self._redeclare = False
         self.user: str | None = None
         """The broker user of this connection (RabbitMQ validates a message's user-id against it)."""
 
@@ -114,6 +115,11 @@ class Publisher:
         self._waiting.append(pending)
         self._wake()
         await pending.confirmed
+
+    def redeclare(self) -> None:
+        """Declare the topology again before anything else is published: something of it seems to be gone."""
+        self._redeclare = True
+        self._wake()
 
     def pending(self) -> int:
         """Messages that are not confirmed yet."""
@@ -203,6 +209,9 @@ class Publisher:
         beat = time.monotonic()
         quiet_since = time.monotonic()
         while True:
+            if self._redeclare:
+                self._redeclare = False
+                topology.declare(connection, self._systems)
             before = len(self._open)
             while self._waiting and len(self._open) < WINDOW:
                 self._publish(channel, self._waiting.popleft())
@@ -276,6 +285,9 @@ class Publisher:
         channel = connection.channel()
         producer = Producer(channel)
         while True:
+            if self._redeclare:
+                self._redeclare = False
+                topology.declare(connection, self._systems)
             while self._waiting:
                 pending = self._waiting.popleft()
                 message = pending.message

@@ -1,0 +1,51 @@
+"""
+The two places where a parked command waits: RabbitMQ's delayed-delivery ladder, or the state store beside the queues.
+
+Either way a park is confirmed when `park` returns, and no worker holds the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from worker import parking, topology
+
+if TYPE_CHECKING:
+    from worker.delivery import Delivery
+    from worker.message import Command
+    from worker.store import Store
+    from worker.task import Publishing
+
+
+class Ladder:
+    """Parking on RabbitMQ: a copy that comes back through the delayed-delivery ladder."""
+
+    def __init__(self, publisher: Publishing) -> None:
+        self._publisher = publisher
+
+    async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
+        """Put the copy away for `wait`; returns when the broker has confirmed it."""
+        await self._publisher.publish(delivery.parked(wait, key=command.type, user=self._publisher.user))
+
+    def rhythm(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:  # noqa: ARG002 - the broker does it
+        """Give what must run beside: nothing."""
+        return []
+
+
+class Shelf:
+    """Parking on Valkey: a copy in the store that any worker puts back into its queue when it is due."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
+        """Put the copy away for `wait`; returns when the store has it."""
+        copy = delivery.parked(timedelta(0), key=command.type, user=None)
+        queue = topology.work_queue(command.type.partition(".")[0])
+        await parking.park(self._store, copy, key=command.key, queue=queue, wait=wait)
+
+    def rhythm(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+        """Give what must run beside: the mover of what is due."""
+        return [loop.create_task(parking.mover(self._store, asyncio.Event()))]

@@ -1,0 +1,810 @@
+"""
+One command, from message to outcome: claim, run, settle. Record and publish first, acknowledge last.
+
+`Engine` is what a worker process has one of. Its `read` turns a delivery into a `Ticket` or says why it is no command;
+`perform` runs a ticket to a settled end. The caller (Celery's tracer, through `worker.app`) acknowledges when `perform`
+returns, and never before: by then the result event, the parked copy or the dead letter is confirmed by the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import enum
+import hashlib
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+
+from worker import result_event
+from worker.delivery import RESERVED, Delivery
+from worker.errors import (
+    BadCommand,
+    Conflict,
+    DeadlineExceeded,
+    Expired,
+    Invalid,
+    NotAllowed,
+    RelayError,
+    WorkerLost,
+)
+from worker.events import Outgoing, PublishFailed
+from worker.ledger import Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mismatch, Stale, StoreAway
+from worker.message import Command, Unreadable, read
+from worker.outcome import Defer, Discard, Done, Retry, RetryPolicy, decide
+from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
+from worker.run import Postpone, Run
+from worker.topology import BATCH, COMMANDS, EVENTS
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from config.connections import Connection
+    from config.settings import Settings
+    from worker.artifacts import Artifacts
+    from worker.command import CommandData, Operation
+    from worker.gateway import Gateway
+    from worker.telemetry import Metrics, Redactor
+    from worker.turnstile import Turnstile
+
+log = structlog.get_logger("planrelay.command")
+
+LOST_RUNS: Final = 4
+"""Runs without an outcome before a command is taken for a worker killer: the fifth delivery ends it."""
+
+SHORT_WAIT: Final = timedelta(seconds=1.5)
+"""A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
+
+
+GIVING_BACK: Final = timedelta(seconds=8)
+"""How long a draining worker tries to put unfinished commands back confirmed, before it leaves that to the broker."""
+
+
+class Ending(enum.Enum):
+    """How a delivery ended, for the metrics and for Celery's result backend."""
+
+    DONE = "done"
+    REPEATED = "repeated"
+    DEFERRED = "deferred"
+    RETRIED = "retried"
+    POSTPONED = "postponed"
+    DISCARDED = "discarded"
+    PASSED_OVER = "passed_over"
+
+
+class Parking(Protocol):
+    """Where a command waits that no worker holds: the broker's ladder, or the state store."""
+
+    async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
+        """Put the copy away for `wait`; returns when it is confirmed."""
+
+
+class Publishing(Protocol):
+    """The confirmed way to the broker (`worker.events.Publisher`)."""
+
+    user: str | None
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish and wait for the confirm."""
+
+    def redeclare(self) -> None:
+        """Declare the topology again before the next publish."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A delivery that is a command: what it asks, of which connection, with which data."""
+
+    delivery: Delivery
+    command: Command
+    operation: Operation
+    connection: Connection
+    data: CommandData
+
+    @property
+    def key(self) -> Key:
+        """How the ledger knows it."""
+        command = self.command
+        return Key(
+            digest=command.key,
+            data=command.data_digest,
+            id=command.id,
+            source=command.source,
+            type=command.type,
+            connection=command.connection,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A command in this process, from claim to settlement."""
+
+    ticket: Ticket
+    settled: asyncio.Future[None]
+    body: asyncio.Task[Any] | None = None
+    run: Run | None = None
+    gateway: Gateway | None = None
+    claimed: bool = False
+    fate: str = ""
+    holds: dict[str, str] = field(default_factory=dict)
+
+    def stop(self, fate: str) -> None:
+        """Cancel the slice's coroutine; `fate` says why, and so what becomes of the command."""
+        if self.body is not None and not self.body.done() and not self.fate:
+            self.fate = fate
+            self.body.cancel()
+
+
+@dataclass(kw_only=True, eq=False)
+class Engine:
+    """What runs commands in one worker process."""
+
+    settings: Settings
+    operations: Mapping[str, Operation]
+    ledger: Ledger
+    publisher: Publishing
+    parking: Parking
+    gateway: Callable[..., Gateway]
+    artifacts: Artifacts
+    turnstile: Turnstile
+    metrics: Metrics
+    policy: RetryPolicy
+    clock: Callable[[], datetime]
+    rng: Random
+    amqp: bool
+    redactor: Redactor
+    revoked: Callable[[str], bool] = lambda _id: False
+
+    def __post_init__(self) -> None:
+        self.jobs: dict[str, _Job] = {}
+        self._draining = asyncio.Event()
+        self._side: set[asyncio.Task[Any]] = set()
+
+    # What a run may ask of its host.
+
+    def now(self) -> datetime:
+        """Give the present instant (aware, UTC)."""
+        return self.clock()
+
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is on its way out."""
+        return self._draining.is_set()
+
+    async def emit(self, run: Run, type: str, data: Mapping[str, Any], id: str) -> None:
+        """Publish an event beside the result, confirmed."""
+        command = run.command
+        event = result_event.event(
+            id=id,
+            type=type,
+            subject=command.id,
+            time=self.now(),
+            data=data,
+            traceparent=command.traceparent,
+            tracestate=command.tracestate,
+        )
+        await self._certainly(_event(event, self.publisher.user, command.id))
+
+    @contextlib.contextmanager
+    def holding(self, name: str, token: str) -> Iterator[None]:
+        """Keep a fleet-wide hold renewed while the block runs."""
+        job = self.jobs[token]
+        job.holds[name] = token
+        try:
+            yield
+        finally:
+            job.holds.pop(name, None)
+
+    # From a delivery to a ticket.
+
+    def read(self, delivery: Delivery) -> Ticket:
+        """Tell what a message asks for; raises `BadCommand` (with id and source, where they can be read)."""
+        command = read(
+            delivery.body,
+            content_type=delivery.content_type,
+            content_encoding=delivery.content_encoding,
+            headers=delivery.headers,
+        )
+        try:
+            delivery.check_reply()
+            operation = self._operation(command.type)
+            self._check_key(delivery, command.type)
+            connection = self._connection(command, delivery.journey.publisher)
+            data = operation.validate(command.data)
+            for name in ("destination", "roster_url", "rows_url"):
+                destination = getattr(data, name, None)
+                if isinstance(destination, str):
+                    self.artifacts.check(destination)
+        except BadCommand as error:
+            error.command = command  # type: ignore[attr-defined] # carried to `refuse`, which answers the publisher
+            raise
+        return Ticket(delivery=delivery, command=command, operation=operation, connection=connection, data=data)
+
+    def _operation(self, type_: str) -> Operation:
+        operation = self.operations.get(type_)
+        if operation is None:
+            near = difflib.get_close_matches(type_, self.operations, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadCommand(f"type {type_!r} is no command{hint}; `planrelay operations` lists them.")
+        return operation
+
+    def _check_key(self, delivery: Delivery, type_: str) -> None:
+        key = delivery.journey.routing_key
+        if delivery.journey.exchange != COMMANDS or key == BATCH:
+            return
+        if key.partition(".")[0] not in {each.system for each in self.operations.values()}:
+            raise BadCommand(f"The routing key {key!r} leads to no queue; publish this command with {type_!r}.")
+
+    def _connection(self, command: Command, publisher: str | None) -> Connection:
+        connection = self.settings.connections.get(command.connection)
+        if connection is None:
+            known = ", ".join(sorted(self.settings.connections)) or "none"
+            raise BadCommand(f"connection {command.connection!r} is not configured (configured: {known}).")
+        system = command.type.partition(".")[0]
+        if connection.system != system:
+            raise BadCommand(
+                f"connection {command.connection!r} is one of {connection.system}; "
+                f"{command.type} needs one of {system}."
+            )
+        if connection.allowed_users is not None and publisher not in connection.allowed_users:
+            who = f"user {publisher!r}" if publisher else "a message without a validated user-id"
+            raise NotAllowed(f"connection {command.connection!r} may not be used by {who}; see its allowed_users.")
+        if connection.allowed_types is not None and not _matches(command.type, connection.allowed_types):
+            raise NotAllowed(f"connection {command.connection!r} does not allow {command.type}; see its allowed_types.")
+        return connection
+
+    async def refuse(self, delivery: Delivery, error: BadCommand) -> None:
+        """End a message that is no command: failed event where it can be answered, dead letter, confirmed."""
+        command: Command | Unreadable | None = getattr(error, "command", None)
+        if isinstance(error, Unreadable):
+            command = error
+        digest = None if command is None else command.key
+        log.warning(
+            "command.refused",
+            command_id=getattr(command, "id", None),
+            type=getattr(command, "type", None),
+            connection=getattr(command, "connection", None),
+            attempt=delivery.journey.attempt,
+            kind=error.kind,
+            reason=error.message,
+        )
+        if command is not None and (isinstance(command, Command) or command.answerable):
+            tally = Tally(
+                received_at=delivery.journey.received,
+                started_at=None,
+                finished_at=self.now(),
+                attempts=delivery.journey.attempt,
+                deferrals=delivery.journey.deferrals,
+                run=delivery.journey.run,
+            )
+            salt = hashlib.sha256(delivery.body).hexdigest()
+            await self._tell(
+                result_event.failed(command, error, tally, redact=self.redactor.text, salt=salt),
+                delivery,
+                subject=command.id or "",
+            )
+        await self._certainly(
+            delivery.dead(error, attempts=delivery.journey.attempt, key=digest, user=self.publisher.user)
+        )
+        self.metrics.dead_letter(error.kind)
+
+    # From a ticket to its end.
+
+    async def perform(self, ticket: Ticket) -> tuple[Ending, Any]:
+        """Run a command to a settled end; when this returns, its message may be acknowledged."""
+        command = ticket.command
+        with structlog.contextvars.bound_contextvars(
+            command_id=command.id,
+            type=command.type,
+            connection=command.connection,
+            attempt=ticket.delivery.journey.attempt,
+        ):
+            while (other := self.jobs.get(command.key)) is not None:
+                await asyncio.shield(other.settled)  # a second delivery joins the run; the ledger then has its end
+            job = _Job(ticket, asyncio.get_running_loop().create_future())
+            self.jobs[command.key] = job
+            try:
+                return await self._perform(job)
+            except asyncio.CancelledError:
+                self._on_cancelled(job)
+                raise
+            finally:
+                del self.jobs[command.key]
+                job.settled.set_result(None)
+
+    async def _perform(self, job: _Job) -> tuple[Ending, Any]:
+        ticket = job.ticket
+        journey = ticket.delivery.journey
+        try:
+            await self._until_due(ticket)
+            too_old = self._too_old(ticket)
+            claim = await self._claim(job)
+            if isinstance(claim, tuple):
+                return claim
+            if too_old is not None:
+                return await self._discard(job, too_old, attempt=journey.attempt, started=journey.started)
+            if claim is not None and claim.lost >= LOST_RUNS:
+                return await self._discard(job, WorkerLost(), attempt=journey.attempt, started=journey.started)
+            async with self.turnstile.turn(ticket.connection.name):
+                return await self._run(job, claim)
+        except Postpone as postponed:
+            return await self._postpone(job, postponed)
+        except ClaimLost:
+            log.warning("command.claim_lost")
+            return Ending.PASSED_OVER, None
+
+    async def _until_due(self, ticket: Ticket) -> None:
+        """Wait for the carried instant: never early. What is further off goes back to the broker."""
+        due = max(filter(None, (ticket.delivery.journey.not_before, ticket.command.not_before)), default=None)
+        while due is not None and (left := due - self.now()) > timedelta(0):
+            if left > SHORT_WAIT or self.draining:
+                raise Postpone(left, "not_due")
+            await asyncio.sleep(left.total_seconds())
+
+    def _too_old(self, ticket: Ticket) -> Expired | None:
+        now = self.now()
+        expiry = ticket.command.expiry
+        if expiry is not None and now > expiry:
+            return Expired(f"The command was not to be started after {expiry.isoformat()}.")
+        since = max(filter(None, (ticket.delivery.journey.received, ticket.command.not_before)))
+        if now - since > self.settings.retry.max_age:
+            return Expired(f"The command is older than retry.max_age ({self.settings.retry.max_age}).")
+        return None
+
+    async def _claim(self, job: _Job) -> Claim | tuple[Ending, Any] | None:
+        """Take the command; a tuple is its end already, None an unclaimed run (the state store is away)."""
+        ticket = job.ticket
+        journey = ticket.delivery.journey
+        try:
+            claim = await self.ledger.claim(
+                ticket.key,
+                generation=journey.generation,
+                received_ms=round(journey.received.timestamp() * 1000),
+                reply=_reply(ticket.delivery),
+                run=journey.run,
+            )
+        except StoreAway as away:
+            log.warning("ledger.away", reason=str(away))
+            if ticket.delivery.deliveries >= LOST_RUNS:
+                return await self._discard(job, WorkerLost(), attempt=journey.attempt, started=journey.started)
+            return None
+        match claim:
+            case Claim():
+                job.claimed = True
+                return claim
+            case Finished():
+                return await self._repeat(ticket, claim)
+            case Elsewhere(remaining):
+                raise Postpone(min(max(remaining, timedelta(seconds=1)), timedelta(seconds=30)), "running_elsewhere")
+            case Stale(reply):
+                if _reply(ticket.delivery) not in {"", reply}:
+                    raise Postpone(timedelta(seconds=2), "running_elsewhere")  # somebody else asks: answered at the end
+                log.info("command.passed_over", generation=journey.generation)
+                return Ending.PASSED_OVER, None
+            case Mismatch():
+                error = Conflict("The same idempotency key came before with other data; use a new key.")
+                return await self._discard(job, error, attempt=journey.attempt, started=None, salt=ticket.key.data)
+
+    async def _repeat(self, ticket: Ticket, finished: Finished) -> tuple[Ending, Any]:
+        """Answer a command that has its outcome, and finish the telling that a crash may have cut short."""
+        event = _loaded(finished.event)
+        told = json.loads(finished.event)
+        subject, data = str(told["subject"]), told["data"]
+        await self._tell(event, ticket.delivery, subject=subject)
+        if finished.dead and not finished.told:
+            error = _as_error(data["error"])
+            letter = ticket.delivery.dead(
+                error, attempts=data["attempts"], key=ticket.command.key, user=self.publisher.user
+            )
+            await self._certainly(letter)
+            with contextlib.suppress(StoreAway):
+                await self.ledger.told(ticket.command.key)
+        log.info("command.repeated", outcome="dead" if finished.dead else "done")
+        return Ending.REPEATED, data.get("result")
+
+    async def _run(self, job: _Job, claim: Claim | None) -> tuple[Ending, Any]:
+        ticket = job.ticket
+        journey = ticket.delivery.journey
+        started = self.now()
+        gateway = self.gateway(
+            ticket.connection,
+            attempt=journey.attempt,
+            bulk=ticket.operation.bulk,
+            deadline=started + self.settings.worker.command_deadline,
+        )
+        run = Run(
+            command=ticket.command,
+            connection=ticket.connection,
+            gateway=gateway,
+            host=self,
+            attempt=journey.attempt,
+            started=started,
+            digest=ticket.command.key,
+            claim=claim,
+            last_error=journey.error,
+            log=log,
+        )
+        job.run, job.gateway = run, gateway
+        log.debug("command.started")
+        with self.metrics.in_flight(ticket.connection.name):
+            error = await self._body(job, run)
+        tally = gateway.tally
+        job.ticket = ticket = _moved(
+            ticket,
+            started=journey.started or started,
+            deferrals=journey.deferrals + tally.deferrals,
+            requests=journey.requests + tally.http_requests,
+        )
+        attempt = tally.attempt
+        if not isinstance(error, Exception):
+            return await self._done(job, error, attempt)
+        if isinstance(error, (Postpone, ClaimLost)):
+            raise error
+        return await self._settle(job, error, attempt)
+
+    async def _body(self, job: _Job, run: Run) -> Any:
+        """Await the slice's coroutine under the deadline; gives its result, or its error as a value."""
+        ticket = job.ticket
+        patience = self.settings.worker.command_deadline
+        job.body = asyncio.ensure_future(ticket.operation.body(run, ticket.data))
+        try:
+            done, _ = await asyncio.wait({job.body}, timeout=patience.total_seconds())
+        except asyncio.CancelledError:
+            job.body.cancel()
+            await asyncio.wait({job.body}, timeout=1)
+            raise
+        if not done:
+            job.body.cancel()
+            await asyncio.wait({job.body}, timeout=5)
+            return DeadlineExceeded(f"The command took longer than worker.command_deadline ({patience}).")
+        if job.body.cancelled():
+            return ClaimLost(ticket.command.key) if job.fate == "claim_lost" else Postpone(timedelta(0), "drained")
+        return job.body.exception() or job.body.result()
+
+    async def _done(self, job: _Job, result: Mapping[str, Any], attempt: int) -> tuple[Ending, Any]:
+        ticket = job.ticket
+        result, refused = _fit(result, ticket.operation)
+        if refused is not None:
+            return await self._discard(job, refused, attempt=attempt, started=ticket.delivery.journey.started)
+        event = result_event.succeeded(ticket.command, result, self._tally(ticket, attempt))
+        stands = await self._finish(job, event, dead=False, attempt=attempt)
+        await self._tell(stands, ticket.delivery, subject=ticket.command.id)
+        self._count(ticket, "succeeded")
+        log.info("command.done", attempts=attempt, requests=ticket.delivery.journey.requests)
+        return Ending.DONE, result
+
+    async def _settle(self, job: _Job, error: Exception, attempt: int) -> tuple[Ending, Any]:
+        ticket = job.ticket
+        journey = ticket.delivery.journey
+        fate = decide(error, attempt=attempt, deferral_run=journey.streak, policy=self.policy, rng=self.rng)
+        unresolved = job.run is not None and bool(job.run.unresolved)
+        if not isinstance(error, (RelayError, ExceptionGroup)):
+            log.error("command.bug", exc_info=error)
+        match fate:
+            case Done():  # pragma: no cover - an error is never done
+                raise AssertionError
+            case Defer(wait, reason):
+                self.metrics.retry(ticket.operation.system, reason)
+                changes = {"deferrals": journey.deferrals + 1, "streak": journey.streak + 1, "attempt": attempt}
+                return await self._park(job, self._at_least(job, wait), reason, error, Ending.DEFERRED, **changes)
+            case Retry(wait, reason):
+                self.metrics.retry(ticket.operation.system, reason)
+                changes = {"attempt": attempt + 1, "streak": 0}
+                return await self._park(job, self._at_least(job, wait), reason, error, Ending.RETRIED, **changes)
+            case Discard(failure):
+                if unresolved and attempt <= self.policy.max_attempts and failure.kind == "unavailable":
+                    # The last send may have taken effect: one more look, and then nothing is sent any more.
+                    changes = {"attempt": self.policy.max_attempts + 1, "streak": 0}
+                    wait = self._at_least(job, timedelta(0))
+                    return await self._park(job, wait, "unresolved", error, Ending.POSTPONED, **changes)
+                return await self._discard(
+                    job, failure, attempt=min(attempt, self.policy.max_attempts), started=journey.started
+                )
+
+    def _at_least(self, job: _Job, wait: timedelta) -> timedelta:
+        """Nothing is looked up before the request that was cut off can no longer be running at the vendor."""
+        return max(wait, job.run.resolve_after) if job.run is not None and job.run.unresolved else wait
+
+    async def _postpone(self, job: _Job, postponed: Postpone) -> tuple[Ending, Any]:
+        waiting = postponed.reason in {"running_elsewhere", "not_due"}
+        return await self._park(job, postponed.wait, postponed.reason, None, Ending.POSTPONED, own=not waiting)
+
+    async def _park(
+        self,
+        job: _Job,
+        wait: timedelta,
+        reason: str,
+        error: Exception | None,
+        ending: Ending,
+        *,
+        own: bool = True,
+        **changes: Any,
+    ) -> tuple[Ending, Any]:
+        """Put a copy away, confirmed, then let the ledger know. `own`: this delivery is the one that counts."""
+        ticket = job.ticket
+        journey = ticket.delivery.journey
+        until = self.now() + wait
+        said = getattr(error, "message", "") or journey.error
+        copy = ticket.delivery.moved(
+            not_before=until if wait > timedelta(0) else None,
+            generation=journey.generation + (1 if own else 0),
+            error=said[:500],
+            **changes,
+        )
+        await self._insist(lambda: self.parking.park(copy, wait, ticket.command))
+        if own and job.claimed:
+            with contextlib.suppress(StoreAway):  # the copy is newer than what the ledger knows: it will be believed
+                await self.ledger.park(
+                    ticket.command.key,
+                    generation=copy.journey.generation,
+                    attempts=copy.journey.attempt,
+                    deferrals=copy.journey.deferrals,
+                    until_ms=round(until.timestamp() * 1000),
+                    reason=reason,
+                    error=said[:500],
+                    queued=wait <= timedelta(0),
+                )
+        log.info(_PARKED[ending], reason=reason, wait_s=round(wait.total_seconds(), 3), error=said or None)
+        self._count(ticket, ending.value)
+        return ending, None
+
+    async def _discard(
+        self, job: _Job, error: RelayError, *, attempt: int, started: datetime | None, salt: str = ""
+    ) -> tuple[Ending, Any]:
+        """End a command as failed: ledger, event, dead letter, each before the next."""
+        ticket = _moved(job.ticket, started=started)
+        job.ticket = ticket
+        event = result_event.failed(
+            ticket.command, error, self._tally(ticket, attempt), redact=self.redactor.text, salt=salt
+        )
+        stands = await self._finish(job, event, dead=True, attempt=attempt)
+        await self._tell(stands, ticket.delivery, subject=ticket.command.id)
+        if stands is event:
+            await self._certainly(
+                ticket.delivery.dead(error, attempts=attempt, key=ticket.command.key, user=self.publisher.user)
+            )
+            self.metrics.dead_letter(error.kind)
+            if job.claimed:
+                with contextlib.suppress(StoreAway):
+                    await self.ledger.told(ticket.command.key)
+        log.warning("command.discarded", kind=error.kind, reason=error.message, attempts=attempt)
+        self._count(ticket, "failed")
+        return Ending.DISCARDED, error
+
+    async def _finish(self, job: _Job, event: ResultEvent, *, dead: bool, attempt: int) -> ResultEvent:
+        """Keep the outcome in the ledger; gives the event that stands, which is the first one told."""
+        if not job.claimed:
+            return event
+        body = event.body
+        digest, deferrals = job.ticket.command.key, job.ticket.delivery.journey.deferrals
+        try:
+            stands = await self.ledger.finish(digest, dead=dead, event=body, attempts=attempt, deferrals=deferrals)
+        except StoreAway:
+            self._later(self._finish_later(digest, dead=dead, event=body, attempts=attempt, deferrals=deferrals))
+            return event
+        return event if stands == body else _loaded(stands)
+
+    async def _finish_later(self, digest: str, *, dead: bool, event: bytes, attempts: int, deferrals: int) -> None:
+        """The store went away at the end of a run: keep the outcome once it is back, for repeated commands."""
+        for wait in (1, 2, 4, 8, 15, 30, 60, 120):
+            await asyncio.sleep(wait)
+            with contextlib.suppress(StoreAway):
+                await self.ledger.finish(digest, dead=dead, event=event, attempts=attempts, deferrals=deferrals)
+                return
+
+    def _tally(self, ticket: Ticket, attempt: int) -> Tally:
+        journey = ticket.delivery.journey
+        return Tally(
+            received_at=journey.received,
+            started_at=journey.started,
+            finished_at=self.now(),
+            attempts=attempt,
+            deferrals=journey.deferrals,
+            http_requests=journey.requests,
+            run=journey.run,
+        )
+
+    def _count(self, ticket: Ticket, outcome: str) -> None:
+        journey = ticket.delivery.journey
+        spent = self.now() - journey.started if journey.started is not None else timedelta(0)
+        self.metrics.command(ticket.command.type, ticket.command.connection, outcome, spent)
+
+    # Telling, confirmed.
+
+    async def _tell(self, event: ResultEvent, delivery: Delivery, *, subject: str) -> None:
+        """Publish a result event, to everybody and to whoever waits for the answer."""
+        everybody = self._certainly(_event(event, self.publisher.user, subject))
+        if delivery.reply_to is None or delivery.reply_to.startswith(RESERVED):
+            await everybody
+            return
+        await asyncio.gather(everybody, self._answer(event, delivery, subject))
+
+    async def _answer(self, event: ResultEvent, delivery: Delivery, subject: str) -> None:
+        correlation = delivery.properties.get("correlation_id") or subject
+        reply = Outgoing(
+            exchange="",
+            routing_key=delivery.reply_to or "",
+            body=event.body,
+            properties={**_EVENT, "message_id": event.id, "correlation_id": correlation},
+        )
+        try:
+            await self.publisher.publish(reply)
+        except PublishFailed as error:  # whoever asked has gone: the event on planrelay.events is the lasting one
+            log.info("event.reply_undelivered", reply_to=delivery.reply_to, reason=str(error))
+
+    async def _certainly(self, message: Outgoing) -> None:
+        await self._insist(lambda: self.publisher.publish(message))
+
+    async def _insist(self, publish: Callable[[], Awaitable[None]]) -> None:
+        """Publish until the broker has it: a refused message stays unacknowledged here, it is never dropped."""
+        pause = 0.1
+        while True:
+            try:
+                await publish()
+            except (PublishFailed, StoreAway) as error:
+                log.error("broker.publish_refused", reason=str(error), again_in_s=pause)  # noqa: TRY400 - no traceback: a fact
+                self.publisher.redeclare()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 10)
+            else:
+                return
+
+    async def call(
+        self, operation: Operation, connection: str, data: Mapping[str, Any], idempotencykey: str | None
+    ) -> Mapping[str, Any]:
+        """Run an operation that no message asked for (a test, a shell): one attempt, nothing settled, errors raised."""
+        now = self.now()
+        command = Command(
+            id=uuid.uuid4().hex,
+            source="call",
+            type=operation.type,
+            connection=connection,
+            idempotency_key=idempotencykey,
+            data=data,
+            form="celery",
+        )
+        target = self._connection(command, None)
+        gateway = self.gateway(
+            target, attempt=1, bulk=operation.bulk, deadline=now + self.settings.worker.command_deadline
+        )
+        run = Run(
+            command=command,
+            connection=target,
+            gateway=gateway,
+            host=self,
+            attempt=1,
+            started=now,
+            digest=command.key,
+            claim=Claim(lost=0, run=1),
+            log=log,
+        )
+        return await operation.body(run, operation.validate(data))
+
+    # The process's own rhythm.
+
+    async def keep_claims(self) -> None:
+        """Renew the leases of what runs here, for ever; a claim that was lost ends its run."""
+        while True:
+            await asyncio.sleep(self.settings.worker.lease.total_seconds() / 3)
+            claimed = [digest for digest, job in self.jobs.items() if job.claimed]
+            holds = [(name, token) for job in self.jobs.values() for name, token in job.holds.items()]
+            try:
+                for digest in await self.ledger.renew(claimed):
+                    if digest in self.jobs:
+                        self.jobs[digest].stop("claim_lost")
+                for name, token in holds:
+                    await self.ledger.hold(name, token, self.ledger.lease)
+            except StoreAway as away:
+                log.warning("ledger.away", reason=str(away), claims=len(claimed))
+
+    async def drain(self, patience: timedelta) -> None:
+        """Let what runs finish; what is not done by then goes back to the broker, whole and unharmed."""
+        self._draining.set()
+        self.turnstile.close()
+        await self._settled(patience)
+        for job in list(self.jobs.values()):
+            job.stop("drained")
+        await self._settled(GIVING_BACK)
+
+    async def _settled(self, patience: timedelta) -> None:
+        waiting = [job.settled for job in self.jobs.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=patience.total_seconds())
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
+
+    def _on_cancelled(self, job: _Job) -> None:
+        """Celery ended the job: by an operator's revoke, which is an outcome, or with the process, which is none."""
+        if self.revoked(job.ticket.command.id):
+            error = Expired("An operator revoked the command.")
+            journey = job.ticket.delivery.journey
+            self._later(_void(self._discard(job, error, attempt=journey.attempt, started=journey.started)))
+
+
+_PARKED: Final = {
+    Ending.DEFERRED: "command.deferred",
+    Ending.RETRIED: "command.retried",
+    Ending.POSTPONED: "command.postponed",
+}
+_EVENT: Final = {"content_type": "application/cloudevents+json", "delivery_mode": 2}
+
+
+def _event(event: ResultEvent, user: str | None, subject: str) -> Outgoing:
+    properties = {**_EVENT, "message_id": event.id, "correlation_id": subject}
+    if user is not None:
+        properties["user_id"] = user
+    return Outgoing(exchange=EVENTS, routing_key=event.type, body=event.body, properties=properties, mandatory=False)
+
+
+def _loaded(body: bytes) -> ResultEvent:
+    """Take up an event again that the ledger kept."""
+    attributes = json.loads(body)
+    return ResultEvent(id=attributes["id"], type=attributes["type"], body=body)
+
+
+def _as_error(told: Mapping[str, Any]) -> RelayError:
+    """Take up the error of a kept event again, for its dead letter."""
+    error = RelayError(str(told["message"]), status=told.get("status"), response=told.get("response"))
+    error.kind = str(told["kind"])  # type: ignore[misc] # one error, of the kind it had
+    return error
+
+
+def _moved(ticket: Ticket, **changes: Any) -> Ticket:
+    return Ticket(
+        delivery=ticket.delivery.moved(**changes),
+        command=ticket.command,
+        operation=ticket.operation,
+        connection=ticket.connection,
+        data=ticket.data,
+    )
+
+
+async def _void(work: Awaitable[object]) -> None:
+    await work
+
+
+def _reply(delivery: Delivery) -> str:
+    """Who waits for the answer: one string for the ledger, empty where nobody does."""
+    if delivery.reply_to is None:
+        return ""
+    return json.dumps([delivery.reply_to, delivery.properties.get("correlation_id")])
+
+
+def _matches(type_: str, patterns: tuple[str, ...]) -> bool:
+    return any(
+        type_ == pattern or (pattern.endswith("*") and type_.startswith(pattern.removesuffix("*")))
+        for pattern in patterns
+    )
+
+
+def _fit(result: Mapping[str, Any], operation: Operation) -> tuple[Mapping[str, Any], RelayError | None]:
+    """Keep a result within an event: a read that is larger needs a destination, a write's is cut and marked."""
+    size = result_size(result)
+    if size <= RESULT_LIMIT:
+        return result, None
+    if not operation.writes:
+        return result, Invalid(
+            f"The result has {size} bytes, an event carries {RESULT_LIMIT}; give `destination` to write it to a file."
+        )
+    kept: dict[str, Any] = {}
+    room = RESULT_LIMIT - 1024
+    for name, value in result.items():
+        cost = result_size({name: value})
+        if cost <= room:
+            kept[name] = value
+            room -= cost
+    return {**kept, "truncated": True}, None
+
+
+def utc_now() -> datetime:
+    """Read the clock (aware, UTC)."""
+    return datetime.now(UTC)

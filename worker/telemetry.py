@@ -1,0 +1,238 @@
+"""
+What a worker tells about itself: structured logs without secrets, metrics, and whether it is alive and ready.
+
+Logs: one JSON object a line on standard error (a console renderer on a terminal), with Celery's, kombu's and aiohttp's
+own records through the same pipe. Redaction is by key (`authorization`, `token`, …) and by value: wherever the text of
+a configured secret turns up, in whatever field or traceback, it is replaced.
+
+Metrics: contract §7, in a registry of their own. `Endpoints` serves `/metrics`, `/healthz` and `/readyz` from the loop
+itself, so that a loop that stands still answers nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+MASK: Final = "[redacted]"
+
+_SECRET_KEYS: Final = re.compile(
+    r"authorization|password|passwd|secret|token|cookie|api[-_]?key|stripe|credential", re.IGNORECASE
+)
+_SHORTEST_SECRET: Final = 4
+"""Values shorter than this are not searched for: they would blank out innocent text."""
+
+
+class Redactor:
+    """Takes secrets out of anything that can be logged."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        known = sorted({s for s in secrets if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def text(self, text: str) -> str:
+        """Give the text with every known secret masked."""
+        return self._pattern.sub(MASK, text) if self._pattern is not None else text
+
+    def value(self, value: Any) -> Any:
+        """Give a JSON-like value with secrets masked, by key and by value."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {
+                key: MASK if isinstance(key, str) and _SECRET_KEYS.search(key) and each else self.value(each)
+                for key, each in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self.value(each) for each in value]
+        return value if value is None or isinstance(value, (int, float, bool)) else self.text(str(value))
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Serve as a structlog processor."""
+        return {key: MASK if _SECRET_KEYS.search(key) and value else self.value(value) for key, value in event.items()}
+
+
+def configure_logging(redactor: Redactor, *, level: int = logging.INFO, terminal: bool | None = None) -> None:
+    """Send every log record of the process, ours and the libraries', through one redacting pipe to standard error."""
+    pretty = sys.stderr.isatty() if terminal is None else terminal
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+    ]
+    errors: Any = structlog.dev.set_exc_info if pretty else structlog.processors.dict_tracebacks
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if pretty
+        else structlog.processors.JSONRenderer(serializer=lambda obj, **_: json.dumps(obj, default=str))
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, errors, redactor, renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for noisy in ("celery.worker.strategy", "celery.app.trace", "amqp", "kombu", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+class Metrics:
+    """The metrics of contract §7; also what the engine and the gateway tell their figures to."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._commands = Counter(
+            "planrelay_commands", "Commands by outcome.", ["type", "connection", "outcome"], registry=r
+        )
+        self._duration = Histogram(
+            "planrelay_command_duration_seconds",
+            "From a command's first start to its outcome.",
+            ["type"],
+            registry=r,
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
+        )
+        self._in_flight = Gauge("planrelay_in_flight", "Commands being run.", ["connection"], registry=r)
+        self._requests = Counter(
+            "planrelay_http_requests",
+            "Requests by status (`error` where no answer came).",
+            ["system", "connection", "method", "status"],
+            registry=r,
+        )
+        self._request_duration = Histogram(
+            "planrelay_http_request_duration_seconds", "Until the whole answer is there.", ["system"], registry=r
+        )
+        self._points = Gauge(
+            "planrelay_rate_limit_points_remaining", "Points left in the vendor's window.", ["limit_key"], registry=r
+        )
+        self._gate_closed = Gauge("planrelay_gate_closed", "1 while the gate is closed.", ["limit_key"], registry=r)
+        self._gate_wait = Counter(
+            "planrelay_gate_wait_seconds", "Time that requests waited for the gate.", ["limit_key"], registry=r
+        )
+        self._retries = Counter(
+            "planrelay_retries", "Attempts and requests that are made again.", ["system", "reason"], registry=r
+        )
+        self._dead = Counter("planrelay_dead_letters", "Commands given up.", ["kind"], registry=r)
+        self._lag = Histogram(
+            "planrelay_event_loop_lag_seconds",
+            "How late the loop turns.",
+            registry=r,
+            buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+        )
+
+    def command(self, type_: str, connection: str, outcome: str, spent: timedelta) -> None:
+        """Count how a run ended; `spent` since the command's first start."""
+        self._commands.labels(type_, connection, outcome).inc()
+        if outcome in {"succeeded", "failed"}:
+            self._duration.labels(type_).observe(spent.total_seconds())
+
+    @contextlib.contextmanager
+    def in_flight(self, connection: str) -> Iterator[None]:
+        """Count a command as running for the block."""
+        gauge = self._in_flight.labels(connection)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def request(self, system: str, connection: str, method: str, status: int | None, spent: timedelta) -> None:
+        """Count one HTTP request; `status` None where no answer came."""
+        self._requests.labels(system, connection, method, "error" if status is None else str(status)).inc()
+        self._request_duration.labels(system).observe(spent.total_seconds())
+
+    def retry(self, system: str, reason: str) -> None:
+        """Count a request or a command that will be made again."""
+        self._retries.labels(system, reason).inc()
+
+    def gate_wait(self, limit_key: str, waited: timedelta) -> None:
+        """Count time spent at a gate."""
+        self._gate_wait.labels(limit_key).inc(max(waited.total_seconds(), 0))
+
+    def gate(self, limit_key: str, *, closed: bool, points: float | None = None) -> None:
+        """Say how a gate stands."""
+        self._gate_closed.labels(limit_key).set(1 if closed else 0)
+        if points is not None:
+            self._points.labels(limit_key).set(points)
+
+    def dead_letter(self, kind: str) -> None:
+        """Count a dead letter."""
+        self._dead.labels(kind).inc()
+
+    def lag(self, late: timedelta) -> None:
+        """Note how late the loop turned."""
+        self._lag.observe(late.total_seconds())
+
+
+Readiness = Callable[[], Awaitable[Mapping[str, str]]]
+"""Gives what is not ready: name → reason; empty when all is well."""
+
+
+class Endpoints:
+    """`/metrics`, `/healthz` and `/readyz`, served by the worker's own loop."""
+
+    def __init__(self, metrics: Metrics, readiness: Readiness, *, host: str, port: int) -> None:
+        self._metrics = metrics
+        self._readiness = readiness
+        self._host = host
+        self._port = port
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen; a port that is taken (a second worker on this machine) is logged and left alone."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/healthz", self._serve_health)
+        app.router.add_get("/readyz", self._serve_readiness)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            structlog.get_logger("planrelay").warning(
+                "telemetry.port_taken", host=self._host, port=self._port, reason=str(error)
+            )
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _serve_health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _serve_readiness(self, _: web.Request) -> web.Response:
+        async with asyncio.timeout(5):
+            problems = dict(await self._readiness())
+        status = "ready" if not problems else "not ready"
+        return web.json_response({"status": status, "problems": problems}, status=503 if problems else 200)
