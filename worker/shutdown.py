@@ -1,0 +1,92 @@
+"""Shutdown signals, answered when it is safe."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from worker.pool import LoopPool
+
+STUCK: Final = 5.0
+"""Seconds after which a signal that nobody answered means that the loop is blocked."""
+
+
+class ShutdownSignals:
+    """
+    Holds Celery's shutdown handlers back until the hub is between two events.
+
+    Celery's handlers close consumers, cancel tasks and sleep, wherever the main thread happens to be. Here they run
+    when the loop has ended a turn; while they wait (worker_soft_shutdown_timeout) the loop turns on. A second signal
+    means at once. Where nobody answers, because a task blocks the loop, the handler runs on the spot as before.
+    """
+
+    def __init__(self, pool: LoopPool) -> None:
+        self._pool = pool
+        self._held: dict[int, Callable[[int, FrameType | None], object]] = {}
+        self._came: deque[tuple[int, float]] = deque()
+        self._answered = 0
+        self._answering = False
+
+    def hold_back(self) -> None:
+        """Take the place of those handlers that Celery has installed by now."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            handler = signal.getsignal(number)
+            if callable(handler) and getattr(handler, "__name__", "").startswith("worker_"):  # Celery's mark
+                self._held[number] = handler
+                signal.signal(number, self._on_signal)
+
+    def let_go(self) -> None:
+        """Put Celery's handlers back."""
+        for number, handler in self._held.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
+        self._held.clear()
+
+    def answer(self) -> None:
+        """Run the handlers of the signals that came."""
+        if self._answering or not self._came:
+            return
+        self._answering = True
+        try:
+            while self._came:
+                number, _ = self._came.popleft()
+                handler = self._held.get(number)
+                if self._answered and handler is not None and handler.__name__ == "worker_Warm":
+                    handler = self._held.get(signal.SIGQUIT, handler)  # the second one means: at once
+                if handler is not None:
+                    self._answered += 1
+                    if handler.__name__ == "worker_Cold":
+                        self._soften()
+                    handler(number, None)
+                    self.hold_back()  # Celery's handlers replace one another
+        finally:
+            self._answering = False
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        stuck = bool(self._came) and monotonic() - self._came[0][1] > STUCK
+        self._came.append((number, monotonic()))
+        if stuck:
+            self.answer()
+        else:
+            with suppress(RuntimeError):  # closed meanwhile
+                self._pool.loop.call_soon_threadsafe(self._pool.loop.stop)
+
+    def _soften(self) -> None:
+        """Wait for Celery's soft shutdown, with the loop turning; Celery itself would sleep."""
+        conf = self._pool.app.conf
+        until = monotonic() + float(conf.worker_soft_shutdown_timeout or 0)
+        conf.worker_soft_shutdown_timeout = 0
+        if self._answered == 1:
+            even_idle = conf.worker_enable_soft_shutdown_on_idle
+            while not self._came and (self._pool.busy or even_idle) and monotonic() < until:
+                self._pool.rest()
