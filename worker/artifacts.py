@@ -155,7 +155,7 @@ class Artifacts:
                 yield chunk
 
     async def _local(self, place: Destination) -> AsyncGenerator[bytes, None]:
-        with _storage_errors(place, "read"):
+        with storage_errors(place, "read"):
             fd = await self.in_thread(_open_file, place)
             try:
                 while chunk := await self.in_thread(os.read, fd, BLOCK):
@@ -164,7 +164,7 @@ class Artifacts:
                 os.close(fd)
 
     async def _remote(self, place: Destination) -> AsyncGenerator[bytes, None]:
-        with _storage_errors(place, "read"):
+        with storage_errors(place, "read"):
             answer = await obstore.get_async(self.store(place), place.key)
             async for chunk in answer.stream(min_chunk_size=BLOCK):
                 yield bytes(chunk)
@@ -238,7 +238,7 @@ class Writer:
         self.bytes = 0
 
     async def __aenter__(self) -> Self:
-        with _storage_errors(self.destination, "write"):
+        with storage_errors(self.destination, "write"):
             try:
                 self.partial = await self._sink.open()
             except BaseException:
@@ -258,7 +258,7 @@ class Writer:
             self._working.cancel()
             await asyncio.wait([self._working])
             self._working = None
-        with suppress(StorageError), _storage_errors(self.destination, "write"):
+        with suppress(StorageError), storage_errors(self.destination, "write"):
             await self._sink.close(keep=keep)
 
     async def restart(self, validator: str | None = None) -> None:
@@ -269,7 +269,7 @@ class Writer:
         """
         await self._settle(ignore=True)
         strong = None if validator is None or validator.startswith("W/") else validator
-        with _storage_errors(self.destination, "write"):
+        with storage_errors(self.destination, "write"):
             await self._sink.restart(strong)
         self.partial, self._findings = None, None
         self._reset()
@@ -311,7 +311,7 @@ class Writer:
             rows=findings.rows,
             columns=findings.columns,
         )
-        with _storage_errors(self.destination, "write"):
+        with storage_errors(self.destination, "write"):
             await self._sink.publish()
         if manifest is not None:
             await self._publish_manifest(published, manifest)
@@ -341,7 +341,7 @@ class Writer:
                 await working
 
     async def _work(self, data: bytes) -> None:
-        with _storage_errors(self.destination, "write"):
+        with storage_errors(self.destination, "write"):
             if self.partial is not None:  # nobody restarted: these bytes go on from the ones that are there
                 self.partial = None
                 await self._sink.replay(self._look)
@@ -468,7 +468,7 @@ def _open_file(place: Destination) -> int:
 
 
 @contextmanager
-def _storage_errors(place: Destination, doing: str) -> Iterator[None]:
+def storage_errors(place: Destination, doing: str) -> Iterator[None]:
     """Turn what the operating system or an object store says into an error of the tree."""
     what = f"{place.field}: could not {doing} {place.given!r}"
     try:
