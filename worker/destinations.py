@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from worker.errors import BadCommand
@@ -105,7 +105,11 @@ def fill(template: str, *, now: datetime, tz: str, **ids: str) -> str:
 
 
 class Allowed:
-    """The places of `[artifacts].allowed`; `check` tells whether a destination stands under one of them."""
+    """
+    The places of `[artifacts].allowed`; `check` tells whether a destination stands under one of them.
+
+    Each is written as a destination is, or as an absolute path; one that makes no sense raises `ValueError`.
+    """
 
     def __init__(self, allowed: Sequence[str], *, cwd: Path) -> None:
         self._cwd = Path(os.path.abspath(cwd))  # noqa: PTH100 - Path.absolute keeps `..`
@@ -113,12 +117,20 @@ class Allowed:
         self._directories: list[str] = []
         self._prefixes: list[tuple[Scheme, str, tuple[str, ...]]] = []
         for place in allowed:
-            scheme, rest = _split(place, "artifacts.allowed") if not place.startswith("/") else ("file", place)
-            if scheme == "file":
-                self._directories.append(str(self._cwd / rest))
-            else:
-                bucket, parts = _bucket(place, rest.rstrip("/"), "artifacts.allowed")
-                self._prefixes.append((scheme, bucket, parts))
+            try:
+                self._allow(place, "artifacts.allowed")
+            except BadCommand as error:
+                raise ValueError(error.message) from None
+
+    def _allow(self, place: str, field: str) -> None:
+        if place.startswith("/"):
+            place = f"file://{quote(place)}"
+        scheme, rest = _split(place, field)
+        if scheme == "file":
+            self._directories.append(str(self._cwd / rest))
+        else:
+            bucket, parts = _bucket(place, rest.rstrip("/"), field)
+            self._prefixes.append((scheme, bucket, parts))
 
     def check(self, destination: str, *, field: str = "destination") -> Destination:
         """Give the place that `destination` names, or raise `BadCommand` with the field, the rule and the remedy."""

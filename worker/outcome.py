@@ -22,12 +22,13 @@ from worker.errors import (
     RateLimited,
     RelayError,
     RetryAfterTooLong,
+    StorageFailed,
     TransportError,
     Waitable,
 )
 
 DeferReason = Literal["rate_limited", "unavailable", "busy"]
-RetryReason = Literal["not_sent", "unanswered", "unavailable", "deadline_exceeded", "bug"]
+RetryReason = Literal["not_sent", "unanswered", "unavailable", "deadline_exceeded", "storage_failed", "bug"]
 
 DEFERRAL_FLOOR: Final = timedelta(seconds=5)
 """The shortest wait where the vendor says "not now" without saying when; no ceiling lowers it."""
@@ -97,7 +98,7 @@ def decide(
     match error:
         case Waitable():
             return _wait_or_retry(error, attempt=attempt, deferral_run=deferral_run, policy=policy, rng=rng)
-        case TransportError() | DeadlineExceeded():
+        case TransportError() | DeadlineExceeded() | StorageFailed():
             return _retry_or_discard(error, _retry_reason(error), attempt=attempt, policy=policy, rng=rng)
         case RelayError():
             return Discard(error)
@@ -147,10 +148,12 @@ def _retry_or_discard(
     return Retry(policy.backoff.wait(attempt, rng), reason, error.kind)
 
 
-def _retry_reason(error: TransportError | DeadlineExceeded) -> RetryReason:
+def _retry_reason(error: TransportError | DeadlineExceeded | StorageFailed) -> RetryReason:
     match error:
         case DeadlineExceeded():
             return "deadline_exceeded"
+        case StorageFailed():
+            return "storage_failed"
         case NotSent():
             return "not_sent"
         case _:

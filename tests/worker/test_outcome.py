@@ -128,6 +128,7 @@ RETRIED = [
     (errors.TransportError(), "unanswered", "unavailable"),
     (errors.Unavailable(status=500), "unavailable", "unavailable"),
     (errors.DeadlineExceeded(), "deadline_exceeded", "deadline_exceeded"),
+    (errors.StorageFailed(), "storage_failed", "unavailable"),
 ]
 
 
@@ -164,6 +165,8 @@ def test_attempts_run_out(error: Exception, reason: str, kind: str) -> None:
         (errors.Expired(), "expired"),
         (errors.Paused(), "paused"),
         (errors.WorkerLost(), "worker_lost"),
+        (errors.StorageFull(), "unavailable"),
+        (errors.StorageRefused(), "forbidden"),
         (errors.BadCommand(), "bad_command"),
         (errors.NotAllowed(), "forbidden"),
     ],
