@@ -18,14 +18,15 @@ Priorities and queue lengths are not supported; of the queue arguments, `x-expir
 do.
 """
 
+import base64
 import json
 import os
 import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty
 from time import monotonic, sleep
 from typing import Any, Final
@@ -157,7 +158,7 @@ class QoS(virtual.QoS):
         self.channel.settle(delivery_tag)
         super().ack(delivery_tag)
 
-    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  # kombu's signature
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
         """Give the message back, or make it a dead letter where its queue was declared with a place for them."""
         if requeue:
             self.channel.give_back(delivery_tag)
@@ -170,7 +171,7 @@ class QoS(virtual.QoS):
         for delivery_tag in list(self._delivered):
             self.reject(delivery_tag, requeue=True)
 
-    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's signature
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002 - kombu's signature
         """Give back everything unacknowledged, for the last time."""
         self._on_collect.cancel()
         self.channel.end_lease()
@@ -201,6 +202,7 @@ class Channel(kombu_redis.Channel):
         self._no_ack_queues: set[str] = set()
         self._lease: Lease | None = None
         self._scripts: dict[str, Any] = {}
+        self._commands: redis.Redis | None = None
         super().__init__(*args, **kwargs)
 
     # Publishing
@@ -210,7 +212,7 @@ class Channel(kombu_redis.Channel):
         message: dict[str, Any],
         exchange: str,
         routing_key: str,
-        mandatory: bool = False,  # noqa: FBT001, FBT002  # kombu's signature
+        mandatory: bool = False,  # noqa: FBT001, FBT002 - kombu's signature
         **_: Any,
     ) -> None:
         """
@@ -232,7 +234,7 @@ class Channel(kombu_redis.Channel):
 
     # Queues
 
-    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002  # kombu's signature
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002 - kombu's signature
         if "\n" in queue:
             raise ValueError(f"queue name {queue!r} contains a newline; choose one without")
         arguments = kwargs.get("arguments") or {}
@@ -254,7 +256,7 @@ class Channel(kombu_redis.Channel):
 
     # Consuming
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001  # kombu's signature
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 - kombu's signature
         """Begin to consume; what already waits is taken at once."""
         if no_ack:
             self._no_ack_queues.add(queue)
@@ -266,7 +268,7 @@ class Channel(kombu_redis.Channel):
             self._undelivered.extend(self._take([queue], 0, no_ack=self._no_ack_queues))  # rings if something waits
         return consumer
 
-    def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:  # noqa: FBT001, FBT002  # kombu's signature
+    def basic_get(self, queue: str, no_ack: bool = False, **_: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         """Take one message, or return None."""
         if not no_ack:
             self._begin_lease()
@@ -303,8 +305,8 @@ class Channel(kombu_redis.Channel):
         # A callback that raises leaves the rest for the next look.
         while self._undelivered:
             delivery = self._undelivered.popleft()
-            if delivery.queue in self.connection._callbacks:  # noqa: SLF001  # kombu's transport and channel share it
-                self.connection._deliver(self._open(delivery), delivery.queue)  # noqa: SLF001  # the same
+            if delivery.queue in self.connection._callbacks:  # noqa: SLF001 - kombu's transport and channel share it
+                self.connection._deliver(self._open(delivery), delivery.queue)  # noqa: SLF001 - the same
             elif delivery.tag:
                 self.give_back(delivery.tag)
         return True
@@ -323,26 +325,15 @@ class Channel(kombu_redis.Channel):
 
     def _open(self, delivery: Delivery) -> dict[str, Any]:
         try:
-            payload: dict[str, Any] = loads(delivery.message)
-            properties, headers = payload["properties"], payload["headers"]
-            self.decode_body(payload["body"] or "", properties.get("body_encoding"))
-            info = properties["delivery_info"]
-            info["redelivered"] = delivery.count > 0
-        except Exception:  # noqa: BLE001  # whatever a stranger pushed there, the consumer shall see its bytes and decide
-            payload = json.loads(
-                queues.envelope(
-                    delivery.message,
-                    exchange="",
-                    routing_key=delivery.queue,
-                    content_type="application/octet-stream",
-                    headers={},
-                    properties={},
-                )
-            )
-            properties, headers = payload["properties"], payload["headers"]
+            payload = _sound(loads(delivery.message))
+        except Exception:  # noqa: BLE001 - whatever a stranger pushed, the consumer shall see its bytes and decide
+            foreign = {"exchange": "", "routing_key": delivery.queue, "content_type": "application/octet-stream"}
+            payload = json.loads(queues.envelope(delivery.message, headers={}, properties={}, **foreign))
+        properties = payload["properties"]
+        properties["delivery_info"]["redelivered"] = delivery.count > 0
         properties["delivery_tag"] = delivery.tag or uuid.uuid4().hex
         if delivery.count:
-            headers["x-delivery-count"] = delivery.count
+            payload["headers"]["x-delivery-count"] = delivery.count
         return payload
 
     # Acknowledging
@@ -366,7 +357,7 @@ class Channel(kombu_redis.Channel):
         """Make a message a dead letter of its queue; drop it where the queue has no place for them."""
         if isinstance(tag, int):
             self._check_open()
-            letter = dict(message._raw) if message else {}  # noqa: SLF001  # kombu keeps what came in there
+            letter = dict(message._raw) if message else {}  # noqa: SLF001 - kombu keeps what came in there
             letter["headers"] = {**letter.get("headers", {}), "x-first-death-reason": "rejected"}
             self._run(queues.REJECT, self.owner, tag, dumps(letter))
 
@@ -396,11 +387,31 @@ class Channel(kombu_redis.Channel):
             self.auto_delete_queues.clear()
         super().close()
 
+    @contextmanager
+    def conn_or_acquire(self, client: redis.Redis | None = None) -> Iterator[redis.Redis]:
+        """Give the channel's client; kombu makes one for each command, at the price of the command itself."""
+        if self._commands is None or self._commands.connection_pool is not self.pool:
+            self._commands = self._create_client()
+        yield client or self._commands
+
     def _run(self, script: str, *args: Any) -> Any:
         with self.conn_or_acquire() as client:
             if script not in self._scripts:
                 self._scripts[script] = client.register_script(script)
             return self._scripts[script](args=args, client=client)
+
+
+def _sound(payload: dict[str, Any]) -> dict[str, Any]:
+    """Give the payload back if kombu can make a message of it; raise if not."""
+    properties, headers, info = payload["properties"], payload["headers"], payload["properties"]["delivery_info"]
+    encoding, body = properties.get("body_encoding"), payload["body"]
+    if not (isinstance(headers, dict) and isinstance(info, dict) and isinstance(body, str)):
+        raise TypeError
+    if encoding == "base64":
+        base64.b64decode(body, validate=True)
+    elif encoding not in {None, "utf-8"}:
+        raise ValueError
+    return payload
 
 
 class Transport(kombu_redis.Transport):
