@@ -58,8 +58,8 @@ class CsvCheck:
     """
     Every record as wide as the heading, every record ended by a newline, the encoding kept.
 
-    Records are read as RFC 4180 has them, else as text whose quotes are escaped by backslashes (barometerIT's example
-    shows such a cell); a quote inside a bare cell stands for itself. Blank lines are no records.
+    Records are read as RFC 4180 has them; once that fails, as text whose quotes are escaped by backslashes
+    (barometerIT's example shows such a cell). A quote inside a bare cell stands for itself. Blank lines are no records.
 
     The work is done on whole blocks, not on records: with everything but commas, newlines and quotes deleted and what
     is quoted cut out, n good records are n times the same short line. Only blocks where that fails are read record by
@@ -70,6 +70,7 @@ class CsvCheck:
         self._utf8 = _Utf8(encoding)
         self._held = b""  # begins where a record begins
         self._enough = 0  # bytes held before another look is worth its while
+        self._escaped = False  # quotes were found to be escaped by backslashes
         self._width = 0
         self._records = 0
         self._problem: str | None = None
@@ -81,7 +82,7 @@ class CsvCheck:
         try:
             self._held += self._utf8.encode(data)
             if len(self._held) >= self._enough:
-                self._count()
+                self._count(last_chance=len(self._held) > LONGEST_RECORD)
         except ValueError as error:
             self._problem = str(error)
 
@@ -90,7 +91,7 @@ class CsvCheck:
         if self._problem is None:
             try:
                 self._held += self._utf8.encode(b"", final=True)
-                self._count()
+                self._count(last_chance=True)
                 self._end()
             except ValueError as error:
                 self._problem = str(error)
@@ -98,38 +99,38 @@ class CsvCheck:
             return Findings(problem=self._problem)
         return Findings(rows=self._records - 1, columns=self._width)
 
-    def _count(self) -> None:
+    def _count(self, *, last_chance: bool) -> None:
         """Count the whole records among the held bytes and let go of them."""
         if not self._width:
-            self._take(*self._count_one_by_one(most=1))  # the heading
-        self._take(*(self._count_alike() or self._count_one_by_one()))
+            self._take(*self._count_one_by_one(last_chance=last_chance, most=1))  # the heading
+        if self._width:
+            self._take(*(self._count_alike() or self._count_one_by_one(last_chance=last_chance)))
 
     def _take(self, records: int, size: int) -> None:
         self._records += records
         self._held = self._held[size:]
         # Nothing got whole: look again when twice as much is here, lest a long record be read over and over.
-        self._enough = 0 if size else 2 * len(self._held)
+        self._enough = 0 if size else min(2 * len(self._held), LONGEST_RECORD + 1)
         if len(self._held) > LONGEST_RECORD:
-            raise ValueError(
-                f"Record {self._records + 1} does not end within {LONGEST_RECORD // 1024**2} MiB: "
-                "a quote in it is never closed, or the file is no CSV."
-            )
+            raise ValueError(f"Record {self._records + 1} is longer than {LONGEST_RECORD // 1024**2} MiB.")
 
     def _count_alike(self) -> tuple[int, int] | None:
-        """Count what holds only records of one width, as RFC 4180 has them; None where it holds anything else."""
+        """Count records if all are of the heading's width, and nothing has to be weighed; None where something has."""
         held, width = self._held, self._width
         end = held.rfind(b"\n") + 1
-        bones = held[:end].translate(None, _DELETED)
+        bones = self._unescaped(held[:end]).translate(None, _DELETED)
         stop, quotes = len(bones), bones.count(b'"')
         while quotes % 2:  # the last newline is inside quotes: go back to one that is not
             before = bones.rfind(b"\n", 0, stop - 1) + 1
             quotes -= bones.count(b'"', before, stop)
             stop, end = before, held.rfind(b"\n", 0, end - 1) + 1
-        if not end or not width:
+        if not end:
             return None if held else (0, 0)
-        bones = bones[:stop]
         if quotes:
-            bones = b"".join(bones.split(b'"')[::2])
+            parts = bones[:stop].split(b'"')
+            bones = b"".join(parts[::2])
+            if b"\n" in b"".join(parts[1::2]) and not _quotes_are_in_place(self._unescaped(held[:end])):
+                return None  # what seems a cell of several lines are two quotes in two bare cells
         records = len(bones) // width
         if bones != (b"," * (width - 1) + b"\n") * records:
             return None
@@ -137,30 +138,40 @@ class CsvCheck:
             return None  # a blank line has as many commas as a record of one column
         return records, end
 
-    def _count_one_by_one(self, *, most: int | None = None) -> tuple[int, int]:
-        """Count the whole records, up to `most`; raise `ValueError` for one that is not as wide as the heading."""
+    def _unescaped(self, text: bytes) -> bytes:
+        return text.replace(b"\\\\", b"").replace(b'\\"', b"") if self._escaped else text
+
+    def _count_one_by_one(self, *, last_chance: bool, most: int | None = None) -> tuple[int, int]:
+        """
+        Count the whole records, up to `most`; raise `ValueError` for one that is not as wide as the heading.
+
+        A record that may go on beyond what is here is left for later, unless this is the last chance.
+        """
         lines = _lines(self._held)
         records = size = at = 0
         while at < len(lines) and records != most:
-            if not lines[at].strip("\r\n"):
-                size += len(lines[at])
-                at += 1
-                continue
-            cells, taken = _read_record(lines, at, None)
-            if not taken or (self._width and cells != self._width):
-                escaped = _read_record(lines, at, "\\")
-                if escaped[0] == self._width and escaped[1]:
-                    cells, taken = escaped
-                elif not (taken and escaped[1]):
-                    break  # it may go on beyond what is here
-                else:
-                    number = self._records + records + 1
-                    raise ValueError(f"Record {number} has {cells} cells where the heading has {self._width}.")
-            self._width = cells
+            taken = 1
+            if lines[at].strip("\r\n"):
+                if (found := self._fit(lines, at, last_chance=last_chance, number=self._records + records + 1)) is None:
+                    break
+                taken = found
+                records += 1
             size += sum(map(len, lines[at : at + taken]))
             at += taken
-            records += 1
         return records, size
+
+    def _fit(self, lines: list[str], at: int, *, last_chance: bool, number: int) -> int | None:
+        """Give how many lines the record has that begins there, by the reading that fits it; None: not known yet."""
+        widths = []
+        for escaped in (self._escaped, not self._escaped):
+            width, taken = _read_record(lines, at, escaped=escaped)
+            if taken and width == (self._width or width):
+                self._width, self._escaped = width, escaped and bool(self._width)
+                return taken
+            if not taken and not last_chance:
+                return None
+            widths.append(f"{width} cells" if taken else "a quote that is never closed")
+        raise ValueError(f"Record {number} has {widths[0]}; the heading has {self._width or 'none'}.")
 
     def _end(self) -> None:
         if self._held:
@@ -177,9 +188,9 @@ def _lines(data: bytes) -> list[str]:
     return [line + "\n" for line in text.split("\n")[:-1]]
 
 
-def _read_record(lines: list[str], at: int, escape: str | None) -> tuple[int, int]:
+def _read_record(lines: list[str], at: int, *, escaped: bool) -> tuple[int, int]:
     """Give the cells and the lines of the record that begins there; 0 lines where it has not ended by the last one."""
-    if '"' not in lines[at] and escape is None:
+    if '"' not in lines[at] and not escaped:
         return lines[at].count(",") + 1, 1
     taken = 0
     ended = False
@@ -188,11 +199,25 @@ def _read_record(lines: list[str], at: int, escape: str | None) -> tuple[int, in
         nonlocal taken, ended
         for index in range(at, len(lines)):
             taken += 1
-            yield lines[index]
+            yield lines[index].replace("\r", "")  # alone in a bare cell, the module takes it for a broken file
         ended = True
 
-    cells = next(csv.reader(following(), escapechar=escape))
+    try:
+        cells = next(csv.reader(following(), escapechar="\\" if escaped else None))
+    except csv.Error:  # a cell longer than a record may be
+        return 0, 0
     return len(cells), 0 if ended else taken
+
+
+def _quotes_are_in_place(text: bytes) -> bool:
+    """Whether every quote stands at the beginning or the end of a cell, or is doubled."""
+    bare = b'"'.join(text.split(b'"')[::2])  # each quoted cell is one quote now
+    while b'""' in bare:
+        bare = bare.replace(b'""', b'"')
+    quotes = bare.count(b'"')
+    before = bare.count(b',"') + bare.count(b'\n"') + bare.startswith(b'"')
+    after = bare.count(b'",') + bare.count(b'"\n') + bare.count(b'"\r\n') + bare.endswith(b'"')
+    return quotes == before == after
 
 
 class JsonCheck:
