@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import BadCommand, Conflict
+from worker.errors import BadCommand, Conflict, OutcomeUnknown
 
 if TYPE_CHECKING:
     from worker.run import Run
 
 Row = dict[str, Any]
 """An object of the vendor's in our names, with its `id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The objects among which one is to be found; `complete` says whether these are all that there are."""
+
+    rows: Sequence[Row]
+    complete: bool = True
 
 
 async def make_once(
@@ -29,23 +38,31 @@ async def make_once(
     wanted: Row,
     match_on: Sequence[str] | None,
     default: Sequence[str],
-    look: Callable[[], Awaitable[Iterable[Row]]],
+    look: Callable[[], Awaitable[Candidates]],
     send: Callable[[], Awaitable[Row]],
 ) -> dict[str, Any]:
     """
     Give the object that `send` makes, with `how`: `created`, `found` (an interrupted send had made it) or `adopted`.
 
     `wanted` holds the fields of the object to be, in our names; the natural key is those named by `match_on`, else
-    `default` (as far as the command gives them). `look` lists the objects among which it is to be found, with their
-    `id`. Commands that match on the same key take turns, so that the second finds what the first has made.
+    `default` (as far as the command gives them). `look` lists the objects among which it is to be found. Commands that
+    match on the same key take turns, so that the second finds what the first has made.
 
-    Raises `Conflict` where `match_on` fits several objects, `OutcomeUnknown` where several new ones fit after an
-    interrupted send, `BadCommand` where the command leaves a field of its `match_on` empty.
+    Raises `Conflict` where `match_on` fits several objects; `OutcomeUnknown` where several new ones fit after an
+    interrupted send, or none does and the list was not complete; `BadCommand` where the command leaves a field of its
+    `match_on` empty.
     """
     key = natural_key(wanted, match_on, default)
 
-    async def fitting() -> list[Row]:
-        return [row for row in await look() if all(same(row.get(name), value) for name, value in key.items())]
+    async def fitting(*, surely: bool = True) -> list[Row]:
+        candidates = await look()
+        rows = [row for row in candidates.rows if all(same(row.get(name), value) for name, value in key.items())]
+        if surely and not rows and not candidates.complete:
+            raise OutcomeUnknown(
+                f"No {noun} with this {' and '.join(key)} is listed, but the vendor does not list all it has: "
+                "look there whether it exists, then replay or drop."
+            )
+        return rows
 
     if match_on is not None:
 
@@ -61,7 +78,7 @@ async def make_once(
     else:
 
         async def before() -> list[str]:
-            return [str(row["id"]) for row in await fitting()]
+            return [str(row["id"]) for row in await fitting(surely=False)]
 
         async def find_new() -> list[Row]:
             return [row for row in await fitting() if str(row["id"]) not in known]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from worker.artifacts import Artifacts
     from worker.gateway import Gateway
     from worker.message import Command
+    from worker.plans import Plans
 
 CONTINUE_AFTER: Final = timedelta(minutes=10)
 """A run older than this parks itself at its next `breathe`, so that no message stays unacknowledged for long."""
@@ -71,6 +72,7 @@ class Host(Protocol):
     settings: Settings
     ledger: Ledger
     artifacts: Artifacts
+    plans: Plans
 
     def now(self) -> datetime: ...
     async def emit(self, run: Run, type: str, data: Mapping[str, Any], id: str) -> None: ...
@@ -105,6 +107,10 @@ class Run:
     @property
     def artifacts(self) -> Artifacts:
         return self.host.artifacts
+
+    @property
+    def plans(self) -> Plans:
+        return self.host.plans
 
     @property
     def settings(self) -> Settings:

@@ -8,48 +8,68 @@ a *spelling*: the names under which this tenant's units show the fields that the
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
 from worker.errors import ContractBroken, Paused, Rejection, RelayError
-from worker.rest import Endpoint
+from worker.rest import Endpoint, Evidence
 from worker.vocabulary import Spelling, Vocabulary
 
 if TYPE_CHECKING:
     from worker.gateway import Gateway
     from worker.rest import Response
 
+
+def _call(
+    name: str, call: str, *, source: str = "PP-OAS", evidence: Evidence = "public", replayable: bool = True
+) -> Endpoint:
+    method, _, path = call.partition(" ")
+    return Endpoint(name=name, method=method, path=path, evidence=evidence, source=source, replayable=replayable)
+
+
 # PP-OAS: api/openapi.yaml of github.com/planpoint-io/planpoint-sdk-java (generation B).
 # PP-DOC: viewerdocs.planpoint.io/api-documentation/endpoint/… (generation A).
-# planpoint.txt: the vendor's own page. Setting the same values twice is harmless, so PATCH is replayable (inferred).
-PROJECT_FIND: Final = Endpoint(  # a read, though a POST (planpoint.txt, "Fetch Projects")
-    name="project.find",
-    method="POST",
-    path="/api/projects/find",
-    evidence="seed",
-    source="planpoint.txt",
-    replayable=True,
+# planpoint.txt: the vendor's own page. Its finds are reads, though POSTs.
+# Setting the same values twice is harmless (inferred), and so is deleting what is gone; making something twice is not.
+PROJECT_FIND: Final = _call(
+    "project.find", "POST /api/projects/find", source='planpoint.txt, "Fetch Projects"', evidence="seed"
 )
-PROJECT_MINE: Final = Endpoint(
-    name="project.mine", method="GET", path="/api/projects/mine", evidence="public", source="PP-OAS", replayable=True
+PROJECT_MINE: Final = _call("project.mine", "GET /api/projects/mine")
+PROJECT_READ: Final = _call("project.read", "GET /api/projects/{id}")
+# PP-DOC shows the fields as query parameters; they go in a JSON body, as everything else does.
+PROJECT_CREATE: Final = _call("project.create", "POST /api/projects", source="PP-DOC, projects/post", replayable=False)
+PROJECT_UPDATE: Final = _call("project.update", "PATCH /api/projects/{id}")
+# planpoint.txt speaks of deleting projects; no page shows how. Taken to be as with units.
+PROJECT_DELETE: Final = _call(
+    "project.delete", "DELETE /api/projects/{id}", source="planpoint.txt, in general terms", evidence="assumed"
 )
-FLOOR_READ: Final = Endpoint(
-    name="floor.read", method="GET", path="/api/floors/{id}", evidence="public", source="PP-OAS", replayable=True
+GROUP_FIND: Final = _call(
+    "group.find", "POST /api/groups/find", source='planpoint.txt, "Fetch Groups"', evidence="seed"
 )
-UNIT_LIST: Final = Endpoint(
-    name="unit.list", method="GET", path="/api/units", evidence="public", source="PP-OAS", replayable=True
+GROUP_LIST: Final = _call("group.list", "GET /api/groups")
+GROUP_READ: Final = _call("group.read", "GET /api/groups/{id}")
+GROUP_CREATE: Final = _call("group.create", "POST /api/groups", replayable=False)
+GROUP_UPDATE: Final = _call("group.update", "PATCH /api/groups/{id}")
+ENTERPRISE_FIND: Final = _call(
+    "enterprise.find", "POST /api/enterprises/find", source='planpoint.txt, "Fetch Enterprises"', evidence="seed"
 )
-UNIT_READ: Final = Endpoint(
-    name="unit.read", method="GET", path="/api/units/{id}", evidence="public", source="PP-OAS", replayable=True
-)
-UNIT_CREATE: Final = Endpoint(
-    name="unit.create", method="POST", path="/api/units", evidence="public", source="PP-OAS", replayable=False
-)
-UNIT_UPDATE: Final = Endpoint(
-    name="unit.update", method="PATCH", path="/api/units/{id}", evidence="public", source="PP-OAS", replayable=True
-)
+FLOOR_LIST: Final = _call("floor.list", "GET /api/floors")
+FLOOR_READ: Final = _call("floor.read", "GET /api/floors/{id}")
+FLOOR_CREATE: Final = _call("floor.create", "POST /api/floors", replayable=False)
+FLOOR_UPDATE: Final = _call("floor.update", "PATCH /api/floors/{id}")
+UNIT_LIST: Final = _call("unit.list", "GET /api/units")
+UNIT_READ: Final = _call("unit.read", "GET /api/units/{id}")
+UNIT_CREATE: Final = _call("unit.create", "POST /api/units", replayable=False)
+UNIT_UPDATE: Final = _call("unit.update", "PATCH /api/units/{id}")
+UNIT_UPDATE_MANY: Final = _call("unit.update_many", "PATCH /api/units")  # one patch for all ids; not in generation A
+UNIT_DELETE: Final = _call("unit.delete", "DELETE /api/units/{id}")
+LEAD_LIST: Final = _call("lead.list", "GET /api/leads")
+
+_SECRET: Final = re.compile(r"token|access_?token|reset_?token|password|stripe.*", re.IGNORECASE)
+# PP-DOC user/login: what a user object holds that must never be shown.
 
 Object = dict[str, Any]
 
@@ -88,13 +108,61 @@ class Planpoint:
         self.unit = models.UNIT.configured(gateway.connection.fields)
         """The vocabulary of units, with the names that the operator has settled."""
 
-    # Projects
+    # Projects, groups, enterprises
 
     async def find_projects(self, namespace: str, host_name: str) -> Listed:
         """Give the projects of a namespace that a host has access to; an object counts as a list of one."""
         return await self._find(PROJECT_FIND, models.PROJECT, namespace, host_name)
 
+    async def list_projects(self) -> Listed:
+        """Give the account's projects, in short."""
+        return self._list(await self._send(PROJECT_MINE), models.PROJECT)
+
+    async def read_project(self, id: str) -> Object:
+        """Give one project, whole: with floors, units, commercial spaces and collections."""
+        return self._object(await self._send(PROJECT_READ, path={"id": id}), models.PROJECT)
+
+    async def create_project(self, fields: Mapping[str, Any]) -> Object:
+        """Make a project."""
+        return self._object(await self._send(PROJECT_CREATE, json=models.PROJECT.write(fields)), models.PROJECT)
+
+    async def update_project(self, id: str, changes: Mapping[str, Any]) -> Object:
+        """Set some fields of a project; gives it as it is then."""
+        return await self._update(PROJECT_UPDATE, id, changes, models.PROJECT)
+
+    async def delete_project(self, id: str) -> str:
+        """Delete a project; gives what the vendor says."""
+        return _message(await self._send(PROJECT_DELETE, path={"id": id}))
+
+    async def find_groups(self, namespace: str, host_name: str) -> Listed:
+        """Give the groups of a namespace that a host has access to."""
+        return await self._find(GROUP_FIND, models.GROUP, namespace, host_name)
+
+    async def list_groups(self) -> Listed:
+        """Give the account's groups."""
+        return self._list(await self._send(GROUP_LIST), models.GROUP)
+
+    async def read_group(self, id: str) -> Object:
+        """Give one group."""
+        return self._object(await self._send(GROUP_READ, path={"id": id}), models.GROUP)
+
+    async def create_group(self, fields: Mapping[str, Any]) -> Object:
+        """Make a group."""
+        return self._object(await self._send(GROUP_CREATE, json=models.GROUP.write(fields)), models.GROUP)
+
+    async def update_group(self, id: str, changes: Mapping[str, Any]) -> Object:
+        """Set some fields of a group; gives it as it is then."""
+        return await self._update(GROUP_UPDATE, id, changes, models.GROUP)
+
+    async def find_enterprises(self, namespace: str, host_name: str) -> Listed:
+        """Give the enterprises of a namespace that a host has access to."""
+        return await self._find(ENTERPRISE_FIND, models.ENTERPRISE, namespace, host_name)
+
     # Floors
+
+    async def list_floors(self, project_id: str) -> Listed:
+        """Give a project's floors."""
+        return self._list(await self._send(FLOOR_LIST, query={"pid": project_id}), models.FLOOR)
 
     async def read_floor(self, id: str) -> Object:
         """Give one floor."""
@@ -107,6 +175,15 @@ class Planpoint:
         if project is None:
             raise _broken("each floor has a project, an id", response)
         return project
+
+    async def create_floor(self, project_id: str, fields: Mapping[str, Any]) -> Object:
+        """Make a floor in a project."""
+        body = {"project": {"_id": project_id}, **models.FLOOR.write(fields)}
+        return self._object(await self._send(FLOOR_CREATE, json=body), models.FLOOR)
+
+    async def update_floor(self, id: str, changes: Mapping[str, Any]) -> Object:
+        """Set some fields of a floor; gives it as it is then."""
+        return await self._update(FLOOR_UPDATE, id, changes, models.FLOOR)
 
     # Units
 
@@ -127,6 +204,30 @@ class Planpoint:
         """Set some fields of a unit; gives the unit as it is then, and the names that its fields came under."""
         return self._spelled(await self._send(UNIT_UPDATE, path={"id": id}, json=self.unit.write(changes, spelling)))
 
+    async def update_units(self, ids: Sequence[str], changes: Mapping[str, Any], spelling: Spelling) -> None:
+        """Set the same fields of many units. What came of it is to be read: ids that don't exist are no error."""
+        body = {"ids": list(ids), "patchData": self.unit.write(changes, spelling)}
+        (await self._send(UNIT_UPDATE_MANY, json=body)).json()
+
+    async def delete_unit(self, id: str) -> str:
+        """Delete a unit; gives what the vendor says."""
+        return _message(await self._send(UNIT_DELETE, path={"id": id}))
+
+    # Leads
+
+    async def list_leads(self, project_id: str) -> list[Object]:
+        """Give a project's leads. What goes wrong is told without the answer, which may hold personal data."""
+        try:
+            response = await self._send(LEAD_LIST, query={"pid": project_id})
+            records = response.json()
+            if isinstance(records, dict):
+                records = records.get("records")
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise _broken("a list of leads", response)
+        except RelayError as error:
+            raise _discreet(error) from None
+        return [models.LEAD.read(record) for record in records]
+
     # What the answers have in common
 
     async def _send(self, endpoint: Endpoint, **request: Any) -> Response:
@@ -141,8 +242,12 @@ class Planpoint:
         response = await self._send(endpoint, json={"namespace": namespace, "hostName": host_name})
         return self._list(response, vocabulary)
 
+    async def _update(self, endpoint: Endpoint, id: str, changes: Mapping[str, Any], vocabulary: Vocabulary) -> Object:
+        return self._object(await self._send(endpoint, path={"id": id}, json=vocabulary.write(changes)), vocabulary)
+
     def _object(self, response: Response, vocabulary: Vocabulary) -> Object:
-        return vocabulary.read(_checked(response.object(), response))
+        one: Object = _without_secrets(vocabulary.read(_checked(response.object(), response)))
+        return one
 
     def _spelled(self, response: Response) -> tuple[Object, Spelling]:
         unit = _checked(response.object(), response)
@@ -160,7 +265,7 @@ class Planpoint:
                 records, count = [one], 1
             case _:
                 raise _broken("a list is documented, or an object with its records", response)
-        rows = [vocabulary.read(_checked(record, response)) for record in records]
+        rows = [_without_secrets(vocabulary.read(_checked(record, response))) for record in records]
         spelling: dict[str, str] = {}
         for record in records:
             for name, spelled in vocabulary.spelling(record).items():
@@ -187,6 +292,34 @@ def _broken(documented: str, response: Response) -> ContractBroken:
         status=response.status,
         response=response.text,
     )
+
+
+def _message(response: Response) -> str:
+    """Give the message of a delete; one that can't be read changes nothing: the vendor has said yes."""
+    try:
+        body = json.loads(response.body or b"{}")
+    except ValueError:
+        return ""
+    return body["message"] if isinstance(body, dict) and isinstance(body.get("message"), str) else ""
+
+
+def _without_secrets(value: Any) -> Any:
+    """Drop what must never leave: users, with tokens and payment data, may stand inside other objects (PP-DOC)."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items() if not _SECRET.fullmatch(name)}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value
+
+
+def _discreet(error: RelayError) -> RelayError:
+    """Take the vendor's own words out of an error, in place: of its kind, with its status and its wait."""
+    error.response = None
+    answered = "" if error.status is None else f" was answered {error.status}"
+    fact = (type(error).__doc__ or "").strip().partition("\n")[0]
+    error.message = f"{LEAD_LIST.method} {LEAD_LIST.path}{answered}. {fact} (Its words are left out: personal data.)"
+    error.args = (error.message,)
+    return error
 
 
 def _paused(error: RelayError) -> Paused | None:

@@ -7,7 +7,7 @@ kept as it came (the vendor's own Python models accept unknown fields and status
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -158,6 +158,10 @@ Destination = Annotated[
 ]
 
 
+BATCH_SIZE: Final = 50
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=500)]
+
+
 class Listing(CommandData):
     """What every list takes: where its rows go, and how many at most."""
 
@@ -165,7 +169,7 @@ class Listing(CommandData):
     limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
 
 
-class Nothing(Listing):
+class Mine(Listing):
     """A list of all that the account has."""
 
 
@@ -219,6 +223,11 @@ class Creation(CommandData):
             )
         return self
 
+    @classmethod
+    def noun(cls) -> str:
+        """Give the word for what is made: `unit`."""
+        return cls.__name__.removesuffix("Create").lower()
+
     def fields(self, *references: str) -> dict[str, Any]:
         """Give the new object's fields, those of the command and the further ones, without its `references`."""
         own = self.model_dump(exclude_none=True, exclude={"properties", "match_on", *references})
@@ -240,6 +249,37 @@ def match_on(data: Creation, vocabulary: Vocabulary, **references: str | None) -
 # --- One per command type ---------------------------------------------------------------------------------------------
 
 
+class ProjectCreate(Creation):
+    """A new project (viewerdocs, endpoint/projects/post)."""
+
+    name: Name
+    namespace: Name | None = None
+    host_name: Name | None = None
+    project_type: Name | None = None
+    property_type: Name | None = None
+    project_lang: Name | None = None
+
+
+class GroupCreate(Creation):
+    """A new group (api/openapi.yaml, CreateGroupBody)."""
+
+    name: Annotated[str, Field(min_length=3, max_length=120)]
+    namespace: Name | None = None
+    host_name: Name | None = None
+    type: Name | None = None
+    property_type: Name | None = None
+
+
+class FloorCreate(Creation):
+    """A new floor of a project (api/openapi.yaml, CreateFloorBody)."""
+
+    project_id: Id
+    name: Name
+    position: Number | None = None
+    path: Text | None = None
+    alternative_paths: tuple[Text, ...] | None = None
+
+
 class UnitCreate(Creation):
     """A new unit on a floor. `project_id` saves the request that asks for the floor's project."""
 
@@ -256,3 +296,65 @@ class UnitCreate(Creation):
     orientation: Text | None = None
     parking: Number | None = None
     position: Number | None = None
+
+
+class UnitUpdateMany(CommandData):
+    """The same fields of many units. `batch_size`: ids in one request (PP-OAS names no largest number)."""
+
+    ids: Annotated[tuple[Id, ...], Field(min_length=1, max_length=10_000)]
+    changes: Changes
+    batch_size: BatchSize = BATCH_SIZE
+
+
+class LeadList(OfProject):
+    """
+    A project's leads. `only_new`: those that earlier exports did not have; left out, that is so with a `destination`.
+
+    What earlier exports had is kept for each project, and apart for each schedule.
+    """
+
+    only_new: bool | None = None
+
+
+Cell = str | int | float | bool | None
+Heading = Annotated[str, Field(min_length=1, max_length=200)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class UnitsSync(CommandData):
+    """
+    A sheet of units and what it may do to a project.
+
+    `key` tells which unit a row means. `columns` maps the sheet's headings to fields (left out: headings that are a
+    field's name in either language); no other column is touched, and an empty cell leaves its field alone.
+    """
+
+    project_id: Id
+    rows: Annotated[tuple[dict[Heading, Cell], ...], Field(min_length=1, max_length=20_000)] | None = None
+    rows_url: Annotated[str, Field(min_length=1, max_length=1_024)] | None = None
+    key: Literal["unit_number", "name", "id"]
+    mode: Literal["plan", "apply"]
+    columns: Annotated[dict[Heading, FieldName], Field(min_length=1, max_length=100)] | None = None
+    decimal_mark: Literal[".", ","] | None = None
+    """What stands before the decimals of numbers that are text; the other one may group thousands."""
+    statuses: Annotated[tuple[Name, ...], Field(max_length=50)] = ()
+    """Statuses of the tenant's own, beside the documented ones and those that its units have."""
+    missing_status: Name | None = None
+    """The status that units get which the sheet does not have; left out, they are left alone."""
+    max_changed: Share = 0.30
+    """The share of the project's units that may change without approval."""
+    max_reopened: Annotated[int, Field(strict=True, ge=0)] = 0
+    """How many units may go from Sold or Leased to Available without approval."""
+    batch_size: BatchSize = BATCH_SIZE
+    destination: Destination | None = None
+    """Where the plan's rows are written."""
+    plan_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
+    """The approved plan to apply; `planrelay plan approve` sets it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.rows is None) == (self.rows_url is None):
+            raise ValueError("give either rows or rows_url")
+        if self.plan_id is not None and self.mode != "apply":
+            raise ValueError("plan_id goes with mode apply")
+        return self

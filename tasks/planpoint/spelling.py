@@ -66,8 +66,17 @@ async def settled(
     if missed:
         spelling = await learn(run, planpoint.unit, shown)
         unit, _ = await planpoint.update_unit(unit["id"], missed, spelling)
-    other = sorted(name for name, value in asked.items() if name in unit and not same(unit[name], value))
-    return unit, [f"Planpoint's answer does not show what was asked: {', '.join(other)}."] if other else []
+    return unit, differing(unit, asked)
+
+
+def differing(one: Object, asked: Mapping[str, Any]) -> list[str]:
+    """Give a warning where an answer shows fields otherwise than asked; those that it doesn't show, nobody can tell."""
+    other = sorted(
+        name
+        for name, value in asked.items()
+        if name in one and not isinstance(value, (dict, list)) and not same(one[name], value)
+    )
+    return [f"Planpoint's answer does not show what was asked: {', '.join(other)}."] if other else []
 
 
 async def _recall(run: Run) -> dict[str, str]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.planpoint import client, models
-from tasks.planpoint.client import Planpoint
-from tasks.planpoint.spelling import settled, spelling_for
+from tasks.planpoint.client import Listed, Planpoint
+from tasks.planpoint.leads import Export
+from tasks.planpoint.many import project_of, update_many
+from tasks.planpoint.spelling import differing, settled, spelling_for
+from tasks.planpoint.sync import Sync
 from worker.command import Result, command
-from worker.natural_key import make_once, same
+from worker.errors import NotFound
+from worker.natural_key import Candidates, make_once, same
 
 if TYPE_CHECKING:
-    from tasks.planpoint.client import Listed, Object
+    from tasks.planpoint.client import Object
     from worker.run import Run
-    from worker.vocabulary import Spelling
+    from worker.vocabulary import Spelling, Vocabulary
 
 
 # --- Projects ---------------------------------------------------------------------------------------------------------
@@ -28,6 +33,156 @@ async def project_find(run: Run, data: models.Found) -> Result:
     Prices are numbers in the project's own currency, areas in its `area_unit`. Source: planpoint.txt, "Fetch Projects".
     """
     return await _rows(run, data, await Planpoint(run.gateway).find_projects(data.namespace, data.host_name))
+
+
+@command("planpoint.project.mine", data=models.Mine, uses=(client.PROJECT_MINE,))
+async def project_mine(run: Run, data: models.Mine) -> Result:
+    """List the account's projects, in short. Source: api/openapi.yaml."""
+    return await _rows(run, data, await Planpoint(run.gateway).list_projects())
+
+
+@command("planpoint.project.read", data=models.One, uses=(client.PROJECT_READ,))
+async def project_read(run: Run, data: models.One) -> Result:
+    """Read one project, whole: with floors, units, commercial spaces and collections. Source: api/openapi.yaml."""
+    return await Planpoint(run.gateway).read_project(data.id)
+
+
+@command(
+    "planpoint.project.create",
+    data=models.ProjectCreate,
+    uses=(client.PROJECT_CREATE, client.PROJECT_MINE, client.PROJECT_READ),
+)
+async def project_create(run: Run, data: models.ProjectCreate) -> Result:
+    """
+    Create a project, at most once in effect: found again by namespace and name, or by `match_on`.
+
+    Gives the project and `how` (see `unit.create`). Source: viewerdocs, endpoint/projects/post.
+    """
+    planpoint = Planpoint(run.gateway)
+    made = await _made(
+        run, data, models.PROJECT, ("namespace", "name"), planpoint.list_projects, planpoint.create_project
+    )
+    if made["how"] != "created":  # the list shows projects in short
+        made = {**await planpoint.read_project(made["id"]), "how": made["how"]}
+    return made
+
+
+@command("planpoint.project.update", data=models.Update, uses=(client.PROJECT_UPDATE,))
+async def project_update(run: Run, data: models.Update) -> Result:
+    """
+    Set some fields of a project; gives the project as it is then.
+
+    `warnings` names fields that the answer shows otherwise than asked. Source: api/openapi.yaml.
+    """
+    changes = models.PROJECT.ours(data.changes)
+    return _answered(await Planpoint(run.gateway).update_project(data.id, changes), changes)
+
+
+@command("planpoint.project.delete", data=models.One, uses=(client.PROJECT_DELETE, client.PROJECT_READ))
+async def project_delete(run: Run, data: models.One) -> Result:
+    """
+    Delete a project, with all that is in it; one that is not there is `not_found`.
+
+    Source: planpoint.txt speaks of deleting projects; method and path are assumed.
+    """
+    planpoint = Planpoint(run.gateway)
+
+    async def seen() -> Object:
+        return await planpoint.read_project(data.id)
+
+    return await _deleted(run, data.id, seen, planpoint.delete_project)
+
+
+# --- Groups and enterprises -------------------------------------------------------------------------------------------
+
+
+@command("planpoint.group.find", data=models.Found, uses=(client.GROUP_FIND,))
+async def group_find(run: Run, data: models.Found) -> Result:
+    """List the groups of a namespace that a host has access to. Source: planpoint.txt, "Fetch Groups"."""
+    return await _rows(run, data, await Planpoint(run.gateway).find_groups(data.namespace, data.host_name))
+
+
+@command("planpoint.group.list", data=models.Mine, uses=(client.GROUP_LIST,))
+async def group_list(run: Run, data: models.Mine) -> Result:
+    """List the account's groups; `projects` holds ids or short projects. Source: api/openapi.yaml."""
+    return await _rows(run, data, await Planpoint(run.gateway).list_groups())
+
+
+@command("planpoint.group.read", data=models.One, uses=(client.GROUP_READ,))
+async def group_read(run: Run, data: models.One) -> Result:
+    """Read one group. Source: api/openapi.yaml."""
+    return await Planpoint(run.gateway).read_group(data.id)
+
+
+@command("planpoint.group.create", data=models.GroupCreate, uses=(client.GROUP_CREATE, client.GROUP_LIST))
+async def group_create(run: Run, data: models.GroupCreate) -> Result:
+    """
+    Create a group, at most once in effect: found again by name, or by `match_on`.
+
+    Gives the group and `how` (see `unit.create`). Source: api/openapi.yaml.
+    """
+    planpoint = Planpoint(run.gateway)
+    return await _made(run, data, models.GROUP, ("name",), planpoint.list_groups, planpoint.create_group)
+
+
+@command("planpoint.group.update", data=models.Update, uses=(client.GROUP_UPDATE,))
+async def group_update(run: Run, data: models.Update) -> Result:
+    """
+    Set some fields of a group; gives the group as it is then.
+
+    `warnings` names fields that the answer shows otherwise than asked. Source: api/openapi.yaml.
+    """
+    changes = models.GROUP.ours(data.changes)
+    return _answered(await Planpoint(run.gateway).update_group(data.id, changes), changes)
+
+
+@command("planpoint.enterprise.find", data=models.Found, uses=(client.ENTERPRISE_FIND,))
+async def enterprise_find(run: Run, data: models.Found) -> Result:
+    """
+    List the enterprises of a namespace that a host has access to.
+
+    No page shows their shape: rows are as they come. Source: planpoint.txt, "Fetch Enterprises".
+    """
+    return await _rows(run, data, await Planpoint(run.gateway).find_enterprises(data.namespace, data.host_name))
+
+
+# --- Floors -----------------------------------------------------------------------------------------------------------
+
+
+@command("planpoint.floor.list", data=models.OfProject, uses=(client.FLOOR_LIST,))
+async def floor_list(run: Run, data: models.OfProject) -> Result:
+    """List the floors of a project. Source: api/openapi.yaml."""
+    return await _rows(run, data, await Planpoint(run.gateway).list_floors(data.project_id), project_id=data.project_id)
+
+
+@command("planpoint.floor.read", data=models.One, uses=(client.FLOOR_READ,))
+async def floor_read(run: Run, data: models.One) -> Result:
+    """Read one floor. Source: api/openapi.yaml; viewerdocs, endpoint/floors/id/get."""
+    return await Planpoint(run.gateway).read_floor(data.id)
+
+
+@command("planpoint.floor.create", data=models.FloorCreate, uses=(client.FLOOR_CREATE, client.FLOOR_LIST))
+async def floor_create(run: Run, data: models.FloorCreate) -> Result:
+    """
+    Create a floor in a project, at most once in effect: found again by name there, or by `match_on` there.
+
+    Gives the floor and `how` (see `unit.create`). Source: api/openapi.yaml.
+    """
+    planpoint = Planpoint(run.gateway)
+    look = partial(planpoint.list_floors, data.project_id)
+    send = partial(planpoint.create_floor, data.project_id)
+    return await _made(run, data, models.FLOOR, ("project", "name"), look, send, project_id="project")
+
+
+@command("planpoint.floor.update", data=models.Update, uses=(client.FLOOR_UPDATE,))
+async def floor_update(run: Run, data: models.Update) -> Result:
+    """
+    Set some fields of a floor; gives the floor as it is then.
+
+    `warnings` names fields that the answer shows otherwise than asked. Source: api/openapi.yaml.
+    """
+    changes = models.FLOOR.ours(data.changes)
+    return _answered(await Planpoint(run.gateway).update_floor(data.id, changes), changes)
 
 
 # --- Units ------------------------------------------------------------------------------------------------------------
@@ -65,31 +220,23 @@ async def unit_create(run: Run, data: models.UnitCreate) -> Result:
     viewerdocs, endpoint/units/post.
     """
     planpoint = Planpoint(run.gateway)
-    fields = planpoint.unit.ours(data.fields("floor_id", "project_id"))
     seen: dict[str, str] = {}
 
-    async def look() -> list[Object]:
-        project = data.project_id or await _project_of(run, planpoint, data.floor_id)
-        listed = await planpoint.list_units(project)
+    async def look() -> Listed:
+        listed = await planpoint.list_units(data.project_id or await project_of(run, planpoint, data.floor_id))
         seen.update(listed.spelling)
-        return listed.rows
+        return listed
 
     async def sample() -> Spelling:
         return seen
 
-    async def send() -> Object:
+    async def send(fields: Mapping[str, Any]) -> Object:
         return await planpoint.create_unit(data.floor_id, fields, await spelling_for(run, planpoint, fields, sample))
 
-    made = await make_once(
-        run,
-        noun="unit",
-        wanted={**fields, "floor": data.floor_id},
-        match_on=models.match_on(data, planpoint.unit, floor_id="floor", project_id=None),
-        default=("floor", "name"),
-        look=look,
-        send=send,
-    )
-    left = {name: value for name, value in fields.items() if not same(made.get(name), value)}
+    default = ("floor", "name")
+    made = await _made(run, data, planpoint.unit, default, look, send, floor_id="floor", project_id=None)
+    asked = planpoint.unit.ours(data.fields("floor_id", "project_id"))
+    left = {name: value for name, value in asked.items() if not same(made.get(name), value)}
     if made["how"] == "adopted" or not left:
         return made
     return {**await _update(run, planpoint, made["id"], left), "how": made["how"]}
@@ -106,7 +253,101 @@ async def unit_update(run: Run, data: models.Update) -> Result:
     return await _update(run, Planpoint(run.gateway), data.id, data.changes)
 
 
+@command(
+    "planpoint.unit.update_many",
+    data=models.UnitUpdateMany,
+    uses=(client.UNIT_UPDATE_MANY, client.UNIT_UPDATE, client.UNIT_LIST, client.UNIT_READ, client.FLOOR_READ),
+    bulk=True,
+)
+async def unit_update_many(run: Run, data: models.UnitUpdateMany) -> Result:
+    """
+    Set the same fields of many units: read, written in batches where they differ, read back and compared.
+
+    Gives `updated` (written now), `unchanged` (were so), `missing` (ids that are no unit), `not_updated` with reasons.
+    Raises `NotFound` where none of the ids is a unit. Source: api/openapi.yaml, which names no largest batch.
+    """
+    return await update_many(run, Planpoint(run.gateway), data)
+
+
+@command("planpoint.unit.delete", data=models.One, uses=(client.UNIT_DELETE, client.UNIT_READ))
+async def unit_delete(run: Run, data: models.One) -> Result:
+    """Delete a unit; one that is not there is `not_found`. Source: api/openapi.yaml."""
+    planpoint = Planpoint(run.gateway)
+
+    async def seen() -> Object:
+        return (await planpoint.read_unit(data.id))[0]
+
+    return await _deleted(run, data.id, seen, planpoint.delete_unit)
+
+
+@command(
+    "planpoint.units.sync",
+    data=models.UnitsSync,
+    uses=(client.UNIT_LIST, client.UNIT_UPDATE_MANY, client.UNIT_UPDATE),
+    bulk=True,
+)
+async def units_sync(run: Run, data: models.UnitsSync) -> Result:
+    """
+    Make a project's units as a sheet has them: plan the differences, apply them unless a brake holds the plan.
+
+    `state` is `planned`, `held` (until `planrelay plan approve`), `applied`, or `quarantined` where the run stopped
+    itself because too much was refused. Prices are plain numbers in the project's own currency. Units that the sheet
+    does not have, columns that are no field and empty cells are left alone. Source: api/openapi.yaml.
+    """
+    return await Sync(run, Planpoint(run.gateway), data).result()
+
+
+# --- Leads ------------------------------------------------------------------------------------------------------------
+
+
+@command("planpoint.lead.list", data=models.LeadList, uses=(client.LEAD_LIST,))
+async def lead_list(run: Run, data: models.LeadList) -> Result:
+    """
+    List the leads of a project: all, or those that earlier exports did not have.
+
+    With `only_new` (the rule where there is a `destination`) each lead is exported once per project and schedule. Leads
+    are personal data: they are in the rows, and never in a log or an error. Source: api/openapi.yaml; viewerdocs,
+    endpoint/leads/get.
+    """
+    leads = await Planpoint(run.gateway).list_leads(data.project_id)
+    only_new = data.destination is not None if data.only_new is None else data.only_new
+    if not only_new:
+        return await _rows(run, data, Listed(leads, len(leads), {}), project_id=data.project_id)
+    export = await Export.begin(run, data.project_id, leads, data.limit)
+    result = await _rows(run, data, Listed(export.leads, len(export.leads), {}), project_id=data.project_id)
+    await export.end()
+    return {**result, "complete": export.complete, "known_before": export.known_before}
+
+
 # --- What they share --------------------------------------------------------------------------------------------------
+
+
+async def _made(
+    run: Run,
+    data: models.Creation,
+    vocabulary: Vocabulary,
+    default: tuple[str, ...],
+    look: Callable[[], Awaitable[Listed]],
+    send: Callable[[Mapping[str, Any]], Awaitable[Object]],
+    **references: str | None,
+) -> Object:
+    """Make what a command asks for; `references` gives the vendor's field for each id that the command refers by."""
+    fields = vocabulary.ours(data.fields(*references))
+    owners = {name: getattr(data, reference) for reference, name in references.items() if name is not None}
+
+    async def candidates() -> Candidates:
+        listed = await look()
+        return Candidates(listed.rows, listed.complete)
+
+    return await make_once(
+        run,
+        noun=data.noun(),
+        wanted={**fields, **owners},
+        match_on=models.match_on(data, vocabulary, **references),
+        default=default,
+        look=candidates,
+        send=lambda: send(fields),
+    )
 
 
 async def _update(run: Run, planpoint: Planpoint, id: str, changes: Mapping[str, Any]) -> Result:
@@ -120,13 +361,25 @@ async def _update(run: Run, planpoint: Planpoint, id: str, changes: Mapping[str,
     return _with_warnings(*await settled(run, planpoint, changes, spelling, answer))
 
 
-async def _project_of(run: Run, planpoint: Planpoint, floor_id: str) -> str:
-    """Give the project of a floor, which never changes: asked once per connection."""
-    project = await run.recall(f"floor:{floor_id}")
-    if not isinstance(project, str):
-        project = await planpoint.project_of(floor_id)
-        await run.remember(f"floor:{floor_id}", project)
-    return project
+async def _deleted(
+    run: Run, id: str, seen: Callable[[], Awaitable[Object]], delete: Callable[[str], Awaitable[str]]
+) -> Result:
+    """Delete what was there when the command first looked: not there then is an error, gone since is what it asked."""
+
+    async def there() -> bool:
+        await seen()
+        return True
+
+    await run.step("there", there)
+    try:
+        message = await delete(id)
+    except NotFound:
+        message = ""  # a delete that was interrupted, or repeated in the call, had taken effect
+    return {"id": id, "deleted": True, "message": message}
+
+
+def _answered(one: Object, asked: Mapping[str, Any]) -> Result:
+    return _with_warnings(one, differing(one, asked))
 
 
 async def _rows(run: Run, data: models.Listing, listed: Listed, **ids: str) -> Result:

@@ -1,0 +1,194 @@
+"""
+`units.sync`: a sheet and a project, a plan of what differs, and the plan applied.
+
+The plan is made once per command and kept (`worker.plans`) before anything is written. Where it trips a brake it is
+held; the command that `planrelay plan approve` publishes then brings its `plan_id`, and applies that very plan if the
+project is still as it was shown, else holds a new one. A run that was cut off goes on with its plan: it reads the
+project, and writes what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.planpoint import models
+from tasks.planpoint.diff import Difference, Item, difference, moved_on
+from tasks.planpoint.patches import Written, as_wanted, write
+from tasks.planpoint.sheet import Reader
+from tasks.planpoint.spelling import learn
+from worker.errors import BadCommand
+from worker.plans import Plan, PlanState, plan_id
+from worker.rows import inline_sheet, read_sheet
+
+if TYPE_CHECKING:
+    from tasks.planpoint.client import Listed, Object, Planpoint
+    from worker.command import Result
+    from worker.run import Run
+
+SHOWN: Final = 200
+"""Rows of a plan that a result shows; all are in the plan and in its `destination`."""
+
+
+@dataclass(slots=True)
+class Sync:
+    """One run of `units.sync`."""
+
+    run: Run
+    planpoint: Planpoint
+    data: models.UnitsSync
+    listed: Listed | None = None
+    """The project's units as last read."""
+    ignored: list[str] = field(default_factory=list)
+    """Columns of the sheet that are no field."""
+
+    async def result(self) -> Result:
+        """Plan, and apply as far as the mode and the brakes allow."""
+        async with self.run.exclusive(f"units.sync:{self.data.project_id}"):
+            made = await self.run.step("plan", self._plan)
+            plan = await self.run.plans.load(made["id"])
+            if self.data.mode == "plan" or made["held"]:
+                return await self._told(plan, "held" if made["held"] else "planned", made["warnings"])
+            return await self._applied(plan, made["warnings"])
+
+    # Planning
+
+    async def _plan(self) -> dict[str, Any]:
+        """Make the plan and keep it, or take the approved one; gives what a later run needs to know of it."""
+        units = (await self._read()).rows
+        if self.data.plan_id is None:
+            return await self._keep(await self._difference(units), ())
+        approved = await self._approved(self.data.plan_id)
+        items = [item async for item in self.run.plans.items(approved.id) if item["action"] == "update"]
+        by_id = {unit["id"]: unit for unit in units}
+        moved = [item for item in items if moved_on(item, by_id.get(item["id"]))]
+        if not moved:
+            return {"id": approved.id, "held": False, "warnings": []}
+        some = ", ".join(str(item["key"]) for item in moved[:5])
+        reason = f"{len(moved)} units have changed since plan {approved.id} was made ({some})."
+        return await self._keep(await self._difference(units), (reason,))
+
+    async def _approved(self, id: str) -> Plan:
+        plan = await self.run.plans.load(id)
+        mine = (self.run.command.type, self.run.connection.name, self.data.project_id)
+        if (plan.type, plan.connection, plan.data.get("project_id")) != mine:
+            raise BadCommand(f"data.plan_id: plan {id} is not of this project.")
+        if plan.state is not PlanState.APPROVED:
+            raise BadCommand(f"data.plan_id: plan {id} is {plan.state}; approve it with `planrelay plan approve {id}`.")
+        return plan
+
+    async def _difference(self, units: list[Object]) -> Difference:
+        data = self.data
+        own = {unit["status"] for unit in units if isinstance(unit.get("status"), str)}
+        reader = Reader(data, self.planpoint.unit, own)
+        sheet = inline_sheet(data.rows) if data.rows is not None else await self._sheet()
+        async for row in sheet:
+            reader.read(row)
+        reading = reader.finish()
+        self.ignored = reading.ignored
+        return difference(reading, units, data)
+
+    async def _sheet(self) -> Any:
+        assert self.data.rows_url is not None  # noqa: S101 - the model has seen to it
+        return await read_sheet(self.run.artifacts, self.data.rows_url)
+
+    async def _keep(self, found: Difference, reasons: tuple[str, ...]) -> dict[str, Any]:
+        reasons += found.reasons
+        held = self.data.mode == "apply" and bool(reasons) and found.summary["changed"] > 0
+        plan = Plan(
+            id=plan_id(self.run.digest),
+            type=self.run.command.type,
+            connection=self.run.connection.name,
+            data=self.data.model_dump(mode="json", exclude_defaults=True, exclude={"plan_id"}),
+            created_at=self.run.now(),
+            summary=found.summary,
+            reasons=reasons,
+            state=PlanState.HELD if held else PlanState.PLANNED,
+        )
+        await self.run.plans.keep(plan, found.items)
+        return {"id": plan.id, "held": held, "warnings": self._warnings()}
+
+    def _warnings(self) -> list[str]:
+        warnings = [] if self.listed is None else self.listed.warnings
+        if self.ignored:
+            warnings.append(f"Columns that are no field of a unit were left alone: {', '.join(self.ignored)}.")
+        return warnings
+
+    # Applying
+
+    async def _applied(self, plan: Plan, warnings: list[str]) -> Result:
+        items = [item async for item in self.run.plans.items(plan.id) if item["action"] == "update"]
+        listed = self.listed or await self._read()
+        units: Mapping[str, Object] = {unit["id"]: unit for unit in listed.rows}
+        overtaken = [item for item in items if moved_on(item, units.get(item["id"]))]
+        alone = {item["id"] for item in overtaken}
+        wanted = {item["id"]: _after(item) for item in items if item["id"] not in alone}
+        pending = {id: fields for id, fields in wanted.items() if not as_wanted(units.get(id), fields)}
+        written = Written(units)
+        if pending:
+            spelling = await learn(self.run, self.planpoint.unit, listed.spelling)
+            written = await write(self.run, self.planpoint, pending, spelling, self._reread, size=self.data.batch_size)
+        state = "quarantined" if written.stopped else "applied"
+        if not written.stopped:
+            await self.run.plans.applied(plan.id)
+        left = [_left(item, written) for item in items if item["id"] in written.left]
+        left += [
+            {"id": item["id"], "key": item["key"], "reason": "changed by somebody else meanwhile"} for item in overtaken
+        ]
+        counts = {"applied": len(items) - len(left), "not_applied": len(left), "requests": written.requests}
+        if left:
+            warnings = [*warnings, f"{len(left)} of {len(items)} units are not as planned: see not_applied."]
+        return await self._told(plan, state, warnings, counts=counts, left=left)
+
+    async def _read(self) -> Listed:
+        self.listed = await self.planpoint.list_units(self.data.project_id)
+        return self.listed
+
+    async def _reread(self) -> Mapping[str, Object]:
+        return {unit["id"]: unit for unit in (await self._read()).rows}
+
+    # Telling
+
+    async def _told(
+        self,
+        plan: Plan,
+        state: str,
+        warnings: list[str],
+        *,
+        counts: Mapping[str, int] | None = None,
+        left: list[Item] | None = None,
+    ) -> Result:
+        result: dict[str, Any] = {
+            "state": state,
+            "plan_id": plan.id,
+            "summary": {**plan.summary, **(counts or {})},
+        }
+        if plan.reasons:
+            result["reasons"] = list(plan.reasons)
+        if state == "held":
+            result["approve"] = f"planrelay plan approve {plan.id}"
+        if self.data.destination is not None:
+            destination = await self.run.destination(self.data.destination, project_id=self.data.project_id)
+            result["plan"] = await self.run.rows(self._rows(plan), destination=destination)
+        else:
+            result["plan"] = await self.run.rows(self._rows(plan), limit=SHOWN)
+        if left:
+            result["not_applied"] = left[:SHOWN]
+        if warnings:
+            result["warnings"] = warnings
+        return result
+
+    async def _rows(self, plan: Plan) -> AsyncIterator[Item]:
+        async for item in self.run.plans.items(plan.id):
+            yield item
+
+
+def _after(item: Item) -> dict[str, Any]:
+    return {name: change["after"] for name, change in item["changes"].items()}
+
+
+def _left(item: Item, written: Written) -> Item:
+    unit = written.units.get(item["id"])
+    reason = written.left[item["id"]] or ("no such unit any more" if unit is None else "it shows otherwise")
+    return {"id": item["id"], "key": item["key"], "reason": reason}
