@@ -182,15 +182,19 @@ return 1
 
 _TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'told', 1) end return 1")
 
+# A command that has no outcome yet keeps its run; what is of this run (not its steps and intents) starts afresh.
 _REPLAY = Script.of(
     _NOW
     + """
-local old = redis.call('HMGET', KEYS[1], 'state', 'run')
-if not old[1] then return 0 end
-if old[1] ~= 'dead' then return -1 end
-local run = tonumber(old[2]) + 1
-redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'attempts', 0, 'deferrals', 0, 'changed', now)
-redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason')
+local old = redis.call('HMGET', KEYS[1], 'state', 'run', 'data', 'lease')
+local state, run = old[1], tonumber(old[2])
+if not state then return 0 end
+if old[3] ~= ARGV[1] then return -1 end
+if state == 'done' or (state == 'running' and tonumber(old[4]) > now) then return run end
+if state == 'dead' then run = run + 1 end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'attempts', 0, 'deferrals', 0,
+  'received', now, 'changed', now)
+redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason', 'owner', 'lease')
 return run
 """
 )
@@ -321,10 +325,16 @@ class Ledger:
         args = [self.owner, state, generation, attempts, deferrals, until_ms, reason, error, self._ttl]
         return bool(await self._store.call(_PARK, [_command(digest)], args))
 
-    async def replay(self, digest: str) -> int | None:
-        """Let a dead command run anew; gives its run number, None where the ledger knows no such dead command."""
-        run = int(await self._store.call(_REPLAY, [_command(digest)], []))
-        return run if run > 0 else None
+    async def replay(self, digest: str, data: str) -> int | Mismatch | None:
+        """
+        Let a command run anew, its attempts counted from the start; gives the number of the run its copy is to carry.
+
+        A dead command gets a new run. One that has no outcome yet (the broker gave it up) keeps its run, and so does
+        one that is done: its copy is answered with the event that stands. `data` is the digest of what the copy asks:
+        where the ledger knows other data under this key, it is a `Mismatch`. None: the ledger knows nothing of it.
+        """
+        run = int(await self._store.call(_REPLAY, [_command(digest)], [data]))
+        return Mismatch() if run < 0 else run or None
 
     async def hold(self, name: str, token: str, length: timedelta) -> timedelta | None:
         """Take or renew a fleet-wide hold; None when held by `token`, else how long the other's may last."""
@@ -346,10 +356,10 @@ class Ledger:
 
     async def find(self, command_id: str) -> list[dict[str, str]]:
         """Everything known of the commands with this id (ids are unique per source and connection only)."""
-        keys = await self._store.redis.smembers(_ids(command_id))
+        keys: set[Any] = await self._store.redis.smembers(_ids(command_id))
         found = []
         for key in sorted(keys):
-            fields = await self._store.redis.hgetall(key)
+            fields: dict[Any, Any] = await self._store.redis.hgetall(key)
             if fields:
                 known = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
                 found.append({"key": key.decode().removeprefix("planrelay:command:"), **known})
