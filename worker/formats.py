@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -354,5 +354,5 @@ class _Utf8:
         return data.removeprefix(codecs.BOM_UTF8)  # the UTF-16 and UTF-32 decoders take their own mark
 
 
-CHECKS: Final = {"csv": CsvCheck, "json": JsonCheck, "xml": XmlCheck}
+CHECKS: Final[Mapping[str, Callable[..., Check]]] = {"csv": CsvCheck, "json": JsonCheck, "xml": XmlCheck}
 """The check of each format that barometerIT's reports come in."""
