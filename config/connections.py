@@ -136,6 +136,7 @@ class Connection(Section):
     """
 
     name: Annotated[str, AfterValidator(check_name)]
+    limit_key: Annotated[str, AfterValidator(check_name)] = Field(default_factory=lambda given: given["name"])
     system: Annotated[str, AfterValidator(_check_system)]
     base_url: Annotated[str, AfterValidator(_check_base_url)]
     api_prefix: Annotated[str, AfterValidator(_check_prefix)] | None = None
@@ -147,7 +148,6 @@ class Connection(Section):
     token: Secret | None = None
     auth: Literal["bearer", "raw"] = "bearer"
 
-    limit_key: Annotated[str, AfterValidator(check_name)] = Field(default_factory=lambda given: given.get("name", "x"))
     reserve: float = Field(default=0.1, ge=0, lt=1)
     """Share of the vendor's points kept for commands on one object while any of them waits."""
     max_in_flight: Count = 8

@@ -28,6 +28,8 @@ from config.schedules import Schedule
 from config.shape import Shape, nearest, shape_of
 from config.values import Count, Duration, Flag, Port, PositiveDuration, Secret, Section, Size
 
+__all__ = ["ConfigError", "Schedule", "Settings", "load_settings"]
+
 DEFAULT_FILE: Final = "planrelay.toml"
 FILE_VARIABLE: Final = "PLANRELAY_CONFIG"
 
@@ -325,7 +327,7 @@ def _read_file(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     except FileNotFoundError:
         if asked is None:
             return {}
-        raise ConfigError([f"{file}: is not there; write it, or correct --config or {FILE_VARIABLE}"]) from None
+        raise ConfigError([f"{file}: is not there; write it, or correct {FILE_VARIABLE}"]) from None
     except OSError as error:
         raise ConfigError([f"{file}: can't be read ({error.strerror}); make it a readable file"]) from None
     except UnicodeDecodeError:
