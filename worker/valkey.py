@@ -117,7 +117,7 @@ class Lease:
     def end(self) -> None:
         """Stop beating and give everything back: now if the server answers, else as soon as it does."""
         self._ended.set()
-        self._tried.wait()
+        self._tried.wait(timeout=1)
 
     def give_back(self, owner: str, seen: bytes = b"") -> None:
         """Put the messages `owner` holds back at the head of their queues, unless it has beaten since `seen`."""

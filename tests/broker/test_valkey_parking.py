@@ -42,11 +42,10 @@ async def store(valkey_url: str) -> AsyncIterator[Store]:
 @contextlib.asynccontextmanager
 async def moving(store: Store) -> AsyncIterator[None]:
     """Run a mover."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(parking.mover(store, stop))
+    task = asyncio.create_task(parking.mover(store, asyncio.Event()))
     yield
-    stop.set()
-    await task
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def message(body: bytes = b"body", **headers: Any) -> Outgoing:
@@ -191,6 +190,14 @@ async def test_movers_that_are_killed_lose_nothing(store: Store, valkey_url: str
         await mover.wait()
         assert await store.redis.llen(QUEUE) + (await parking.waiting(store)).count == 500
     assert len(set(await store.redis.lrange(QUEUE, 0, -1))) == 500
+
+
+async def test_a_mover_ends_when_told(store: Store) -> None:
+    """It looks at its event at least once a second."""
+    stop = asyncio.Event()
+    mover = asyncio.create_task(parking.mover(store, stop))
+    stop.set()
+    await asyncio.wait_for(mover, 5)
 
 
 async def test_a_mover_may_be_cancelled(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -213,6 +214,23 @@ def test_a_killed_keeper_is_replaced_by_the_next_who_asks(data_dir: Path) -> Non
 
 
 @needs_proc
+def test_a_keeper_asked_to_end_serves_its_users_first(
+    data_dir: Path, use: Callable[[], "subprocess.Popen[str]"]
+) -> None:
+    """SIGTERM to everything at once does not take the server from who still works; it then ends without lingering."""
+    user = use()
+    url = url_of(user)
+    keeper, pid = keeper_pid(data_dir), server_pid(data_dir)
+    os.kill(keeper, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
+    eventually(partial(is_gone, pid))
+    with client(url) as server:
+        eventually(server.ping)
+    user.kill()
+    eventually(partial(is_gone, keeper))
+
+
+@needs_proc
 def test_killed_altogether_it_starts_again(data_dir: Path) -> None:
     """A stale socket and a stale pid, as after a power cut, are in nobody's way."""
     with client(embedded.ensure(data_dir, linger=LINGER)) as server:
@@ -286,18 +304,18 @@ def test_a_path_with_special_characters_is_quoted(data_dir: Path) -> None:
         embedded.stop(odd)
 
 
-def test_a_deleted_data_dir_ends_its_server(data_dir: Path) -> None:
+def test_a_deleted_data_dir_ends_its_server(data_dir: Path, use: Callable[[], "subprocess.Popen[str]"]) -> None:
     """A server whose directory was deleted is of use to nobody: it ends, and the next has a fresh one."""
-    embedded.ensure(data_dir, linger=LINGER)
+    first = use()
+    url_of(first)
     pid = server_pid(data_dir)
-    home = data_dir / "valkey"
-    home.rename(data_dir / "away")
-    for path in (data_dir / "away").iterdir():
-        if path.name.endswith(".lock"):
-            path.unlink()
-    eventually(lambda: is_gone(pid))
-    with client(embedded.ensure(data_dir, linger=LINGER)) as server:
+    shutil.rmtree(data_dir)
+    second = use()
+    with client(url_of(second)) as server:
+        eventually(partial(is_gone, pid))
         assert server.dbsize() == 0
+        assert server.set("key", "value")
+    assert (data_dir / "valkey" / "valkey.sock").exists()
 
 
 def test_stopping_what_does_not_run_does_nothing(data_dir: Path) -> None:
