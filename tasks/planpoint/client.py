@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,11 +93,6 @@ class Listed:
         if self.complete:
             return []
         return [f"Planpoint counts {self.count} and lists {len(self.rows)}; it documents no way to get the rest."]
-
-    async def stream(self) -> AsyncIterator[Object]:
-        """Give the rows one by one."""
-        for row in self.rows:
-            yield row
 
 
 class Planpoint:

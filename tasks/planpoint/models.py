@@ -134,6 +134,12 @@ def _no_id(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _rows_file(destination: str) -> str:
+    if not destination.lower().endswith((".jsonl", ".ndjson", ".csv")):
+        raise ValueError("must end in .jsonl, .ndjson or .csv: rows are written as its ending says")
+    return destination
+
+
 Id = Annotated[
     str,
     Field(pattern=r"^[0-9a-fA-F]{24}$", description="A Planpoint id: 24 hexadecimal digits."),
@@ -155,6 +161,7 @@ Properties = Annotated[
 Destination = Annotated[
     str,
     Field(min_length=1, max_length=1_024, description="Where rows are written, as JSONL or CSV by its ending."),
+    AfterValidator(_rows_file),
 ]
 
 
@@ -316,7 +323,7 @@ class LeadList(OfProject):
     only_new: bool | None = None
 
 
-Cell = str | int | float | bool | None
+Cell = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool | None
 Heading = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -40,15 +40,23 @@ class Sync:
     data: models.UnitsSync
     listed: Listed | None = None
     """The project's units as last read."""
+    destination: str | None = None
+    """Where the plan's rows go, its template filled."""
     ignored: list[str] = field(default_factory=list)
     """Columns of the sheet that are no field."""
 
     async def result(self) -> Result:
         """Plan, and apply as far as the mode and the brakes allow."""
-        async with self.run.exclusive(f"units.sync:{self.data.project_id}"):
-            made = await self.run.step("plan", self._plan)
-            plan = await self.run.plans.load(made["id"])
-            if self.data.mode == "plan" or made["held"]:
+        run, data = self.run, self.data
+        if data.destination is not None:
+            self.destination = await run.destination(data.destination, project_id=data.project_id)
+            run.artifacts.check(self.destination)
+        if data.rows_url is not None:
+            run.artifacts.check(data.rows_url, field="rows_url")
+        async with run.exclusive(f"units.sync:{data.project_id}"):
+            made = await run.step("plan", self._plan)
+            plan = await run.plans.load(made["id"])
+            if data.mode == "plan" or made["held"]:
                 return await self._told(plan, "held" if made["held"] else "planned", made["warnings"])
             return await self._applied(plan, made["warnings"])
 
@@ -168,11 +176,8 @@ class Sync:
             result["reasons"] = list(plan.reasons)
         if state == "held":
             result["approve"] = f"planrelay plan approve {plan.id}"
-        if self.data.destination is not None:
-            destination = await self.run.destination(self.data.destination, project_id=self.data.project_id)
-            result["plan"] = await self.run.rows(self._rows(plan), destination=destination)
-        else:
-            result["plan"] = await self.run.rows(self._rows(plan), limit=SHOWN)
+        limit = SHOWN if self.destination is None else None
+        result["plan"] = await self.run.rows(self._rows(plan), destination=self.destination, limit=limit)
         if left:
             result["not_applied"] = left[:SHOWN]
         if warnings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,14 @@ async def project_find(run: Run, data: models.Found) -> Result:
 
     Prices are numbers in the project's own currency, areas in its `area_unit`. Source: planpoint.txt, "Fetch Projects".
     """
-    return await _rows(run, data, await Planpoint(run.gateway).find_projects(data.namespace, data.host_name))
+    look = partial(Planpoint(run.gateway).find_projects, data.namespace, data.host_name)
+    return await _rows(run, data, look)
 
 
 @command("planpoint.project.mine", data=models.Mine, uses=(client.PROJECT_MINE,))
 async def project_mine(run: Run, data: models.Mine) -> Result:
     """List the account's projects, in short. Source: api/openapi.yaml."""
-    return await _rows(run, data, await Planpoint(run.gateway).list_projects())
+    return await _rows(run, data, Planpoint(run.gateway).list_projects)
 
 
 @command("planpoint.project.read", data=models.One, uses=(client.PROJECT_READ,))
@@ -99,13 +100,14 @@ async def project_delete(run: Run, data: models.One) -> Result:
 @command("planpoint.group.find", data=models.Found, uses=(client.GROUP_FIND,))
 async def group_find(run: Run, data: models.Found) -> Result:
     """List the groups of a namespace that a host has access to. Source: planpoint.txt, "Fetch Groups"."""
-    return await _rows(run, data, await Planpoint(run.gateway).find_groups(data.namespace, data.host_name))
+    look = partial(Planpoint(run.gateway).find_groups, data.namespace, data.host_name)
+    return await _rows(run, data, look)
 
 
 @command("planpoint.group.list", data=models.Mine, uses=(client.GROUP_LIST,))
 async def group_list(run: Run, data: models.Mine) -> Result:
     """List the account's groups; `projects` holds ids or short projects. Source: api/openapi.yaml."""
-    return await _rows(run, data, await Planpoint(run.gateway).list_groups())
+    return await _rows(run, data, Planpoint(run.gateway).list_groups)
 
 
 @command("planpoint.group.read", data=models.One, uses=(client.GROUP_READ,))
@@ -143,7 +145,8 @@ async def enterprise_find(run: Run, data: models.Found) -> Result:
 
     No page shows their shape: rows are as they come. Source: planpoint.txt, "Fetch Enterprises".
     """
-    return await _rows(run, data, await Planpoint(run.gateway).find_enterprises(data.namespace, data.host_name))
+    look = partial(Planpoint(run.gateway).find_enterprises, data.namespace, data.host_name)
+    return await _rows(run, data, look)
 
 
 # --- Floors -----------------------------------------------------------------------------------------------------------
@@ -152,7 +155,8 @@ async def enterprise_find(run: Run, data: models.Found) -> Result:
 @command("planpoint.floor.list", data=models.OfProject, uses=(client.FLOOR_LIST,))
 async def floor_list(run: Run, data: models.OfProject) -> Result:
     """List the floors of a project. Source: api/openapi.yaml."""
-    return await _rows(run, data, await Planpoint(run.gateway).list_floors(data.project_id), project_id=data.project_id)
+    look = partial(Planpoint(run.gateway).list_floors, data.project_id)
+    return await _rows(run, data, look, project_id=data.project_id)
 
 
 @command("planpoint.floor.read", data=models.One, uses=(client.FLOOR_READ,))
@@ -195,7 +199,8 @@ async def unit_list(run: Run, data: models.OfProject) -> Result:
 
     `complete` is false, with a warning, where the vendor counts others than it lists. Source: api/openapi.yaml.
     """
-    return await _rows(run, data, await Planpoint(run.gateway).list_units(data.project_id), project_id=data.project_id)
+    look = partial(Planpoint(run.gateway).list_units, data.project_id)
+    return await _rows(run, data, look, project_id=data.project_id)
 
 
 @command("planpoint.unit.read", data=models.One, uses=(client.UNIT_READ,))
@@ -309,12 +314,21 @@ async def lead_list(run: Run, data: models.LeadList) -> Result:
     are personal data: they are in the rows, and never in a log or an error. Source: api/openapi.yaml; viewerdocs,
     endpoint/leads/get.
     """
-    leads = await Planpoint(run.gateway).list_leads(data.project_id)
+    planpoint = Planpoint(run.gateway)
+    export: Export | None = None
+
+    async def look() -> Listed:
+        nonlocal export
+        leads = await planpoint.list_leads(data.project_id)
+        if only_new:
+            export = await Export.begin(run, data.project_id, leads, data.limit)
+            leads = export.leads
+        return Listed(leads, len(leads), {})
+
     only_new = data.destination is not None if data.only_new is None else data.only_new
-    if not only_new:
-        return await _rows(run, data, Listed(leads, len(leads), {}), project_id=data.project_id)
-    export = await Export.begin(run, data.project_id, leads, data.limit)
-    result = await _rows(run, data, Listed(export.leads, len(export.leads), {}), project_id=data.project_id)
+    result = await _rows(run, data, look, project_id=data.project_id)
+    if export is None:
+        return result
     await export.end()
     return {**result, "complete": export.complete, "known_before": export.known_before}
 
@@ -382,12 +396,21 @@ def _answered(one: Object, asked: Mapping[str, Any]) -> Result:
     return _with_warnings(one, differing(one, asked))
 
 
-async def _rows(run: Run, data: models.Listing, listed: Listed, **ids: str) -> Result:
+async def _rows(run: Run, data: models.Listing, look: Callable[[], Awaitable[Listed]], **ids: str) -> Result:
+    """List what `look` gives; it is asked once the destination is known to be one."""
+    listed: Listed | None = None
+
+    async def rows() -> AsyncIterator[Object]:
+        nonlocal listed
+        listed = await look()
+        for row in listed.rows:
+            yield row
+
     destination = await run.destination(data.destination, **ids) if data.destination else None
     result = await run.rows(
-        listed.stream(), destination=destination, limit=data.limit, complete=lambda: listed.complete
+        rows(), destination=destination, limit=data.limit, complete=lambda: listed is None or listed.complete
     )
-    return _with_warnings(result, listed.warnings)
+    return _with_warnings(result, listed.warnings if listed else [])
 
 
 def _with_warnings(result: dict[str, Any], warnings: list[str]) -> Result:

@@ -7,6 +7,7 @@ A bench for slices: real commands, real `Run`s, real clients; only the wire is m
     result = await bench.do(…, key="1")      the same key again is a redelivery: steps and intents are as it left them
     bench.sent                               every request so far
     bench.memory                             what the connection remembers between commands
+    bench.plans, bench.artifacts             real ones, where a test needs them
 
 `Gateway` and `Ledger` are stood in for by their smallest honest kin: requests are answered by a function, the ledger's
 record is a dict. `answer` makes answers.
@@ -15,7 +16,7 @@ record is a dict. `answer` makes answers.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from worker.rest import Endpoint, Headers, Request, Response, raise_for_status
 from worker.run import Run
 
 NOW = datetime(2026, 5, 20, 8, 0, tzinfo=UTC)
-Wire = Callable[[Request], Response]
+Wire = Callable[[Request], Response | Awaitable[Response]]
 
 
 def answer(body: Any, status: int = 200, **headers: str) -> Response:
@@ -49,7 +50,8 @@ class WireGateway:
             endpoint = endpoint.overridden(override.method, override.path)
         request = endpoint.request(**said)
         self._bench.sent.append(request)
-        return raise_for_status(self._bench.wire(request), endpoint)
+        response = self._bench.wire(request)
+        return raise_for_status(response if isinstance(response, Response) else await response, endpoint)
 
 
 class BenchLedger:
@@ -95,6 +97,7 @@ class Bench:
     """Runs a slice's commands on one connection against a made-up wire."""
 
     def __init__(self, tasks: ModuleType, **connection: Any) -> None:
+        self.module = tasks
         self.operations = {one.type: one for one in vars(tasks).values() if isinstance(one, Operation)}
         self.connection: Any = SimpleNamespace(
             **{"name": "bench", "base_url": "https://vendor.example", "fields": {}, "operations": {}, **connection}
@@ -104,6 +107,7 @@ class Bench:
         self.memory: dict[str, Any] = {}
         self.ledger: Any = BenchLedger(self.memory)
         self.artifacts: Any = None
+        self.plans: Any = None
         self.draining = False
         self.settings: Any = SimpleNamespace(
             http=SimpleNamespace(request_timeout=timedelta(seconds=60)),
@@ -123,10 +127,11 @@ class Bench:
     async def _run(self, operation: Operation, data: Any, key: str, source: str) -> dict[str, Any]:
         claim = Claim(lost=0, run=1, steps=self.ledger.steps.get(key, {}), intents=self.ledger.intents.get(key, {}))
         command: Any = SimpleNamespace(id=key, source=source, type=operation.type, key=key, connection="bench")
+        gateway: Any = WireGateway(self)
         run = Run(
             command=command,
             connection=self.connection,
-            gateway=WireGateway(self),
+            gateway=gateway,
             host=self,
             attempt=1,
             started=NOW,
@@ -153,16 +158,19 @@ class Bench:
         yield
 
 
-def cut(wire: Wire, *, after_effect: bool = True) -> Wire:
-    """Let the first request take effect or not, and never be answered; the others go through."""
-    waiting = [True]
+def cut(
+    wire: Callable[[Request], Response], *, after_effect: bool = True, method: str = "POST", nth: int = 1
+) -> Callable[[Request], Response]:
+    """Let the nth request of a method take effect or not, and never be answered; the others go through."""
+    left = [nth]
 
     def app(request: Request) -> Response:
-        if waiting and request.method == "POST":
-            waiting.clear()
-            if after_effect:
-                wire(request)
-            raise Unanswered("The connection was cut.")
+        if request.method == method:
+            left[0] -= 1
+            if left[0] == 0:
+                if after_effect:
+                    wire(request)
+                raise Unanswered("The connection was cut.")
         return wire(request)
 
     return app
