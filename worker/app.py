@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import socket
 import threading
@@ -36,6 +37,7 @@ from worker.gateway import Gateway, Wire
 from worker.ladder import Ladder, Shelf
 from worker.ledger import Ledger
 from worker.outcome import RetryPolicy
+from worker.plans import Plans
 from worker.pool import current
 from worker.store import Store, connect
 from worker.task import Ending, Engine, Ticket, utc_now
@@ -165,6 +167,12 @@ class Host:
         systems = tuple(app.slices.systems)
         amqp = settings.broker.url is not None and is_amqp_url(settings.broker.url.get_secret_value())
         self.publisher = Publisher(broker_url(settings), systems=systems, options=transport_options(amqp=amqp))
+        retry = settings.retry
+        policy = RetryPolicy(
+            max_attempts=retry.max_attempts,
+            backoff=Backoff(retry.backoff_initial, retry.backoff_ceiling),
+            max_retry_after=retry.max_retry_after,
+        )
         self.wire = Wire(
             settings=settings,
             systems=app.slices.systems,
@@ -176,7 +184,6 @@ class Host:
         )
         self.queue_store = None if amqp else Store(connect(queue_store_url(settings)))
         self.parking = Ladder(self.publisher) if self.queue_store is None else Shelf(self.queue_store)
-        retry = settings.retry
         self.engine = Engine(
             settings=settings,
             operations=app.slices.operations,
@@ -187,15 +194,12 @@ class Host:
             artifacts=Artifacts(settings.artifacts.allowed, cwd=Path.cwd()),
             turnstile=Turnstile(settings.worker.concurrency),
             metrics=self.metrics,
-            policy=RetryPolicy(
-                max_attempts=retry.max_attempts,
-                backoff=Backoff(retry.backoff_initial, retry.backoff_ceiling),
-                max_retry_after=retry.max_retry_after,
-            ),
+            policy=policy,
             clock=utc_now,
             rng=SystemRandom(),
             amqp=amqp,
             redactor=app.redactor,
+            plans=Plans(self.store),
             revoked=lambda command_id: command_id in worker_state.revoked,
         )
         self.endpoints = Endpoints(
@@ -363,6 +367,9 @@ def make_app(settings: Settings | None = None) -> Relay:
     def begin(**_: Any) -> None:
         pool = current()
         if pool is not None:
+            # Every prefetched command becomes a job at once, so that what can't run now is parked and keeps nobody
+            # out; how many run is the turnstile's to say, with a fair turn for each connection.
+            pool.limit = app.settings.worker.concurrency * (len(app.slices.systems) + 2)
             pool.on_startup.append(app.start_host)
             pool.on_drain.append(app.drain_host)
             pool.on_shutdown.append(app.stop_host)
@@ -370,6 +377,9 @@ def make_app(settings: Settings | None = None) -> Relay:
 
     @setup_logging.connect(weak=False)
     def configure(loglevel: Any = None, **_: Any) -> None:
-        configure_logging(app.redactor, level=loglevel if isinstance(loglevel, int) else 20)
+        # Celery's own default is WARNING, which would hide the edges of a command's life.
+        configure_logging(
+            app.redactor, level=min(loglevel, logging.INFO) if isinstance(loglevel, int) else logging.INFO
+        )
 
     return app

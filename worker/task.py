@@ -27,6 +27,7 @@ from worker.delivery import RESERVED, Delivery
 from worker.errors import (
     BadCommand,
     Conflict,
+    Crowded,
     DeadlineExceeded,
     Expired,
     Invalid,
@@ -37,7 +38,7 @@ from worker.errors import (
 from worker.events import Outgoing, PublishFailed
 from worker.ledger import Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mismatch, Stale, StoreAway
 from worker.message import Command, Unreadable, read
-from worker.outcome import Defer, Discard, Done, Retry, RetryPolicy, decide
+from worker.outcome import Defer, Discard, Retry, RetryPolicy, decide
 from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
 from worker.run import Postpone, Run
 from worker.topology import BATCH, COMMANDS, EVENTS
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from worker.artifacts import Artifacts
     from worker.command import CommandData, Operation
     from worker.gateway import Gateway
+    from worker.plans import Plans
     from worker.telemetry import Metrics, Redactor
     from worker.turnstile import Turnstile
 
@@ -159,6 +161,7 @@ class Engine:
     rng: Random
     amqp: bool
     redactor: Redactor
+    plans: Plans
     revoked: Callable[[str], bool] = lambda _id: False
 
     def __post_init__(self) -> None:
@@ -446,6 +449,8 @@ class Engine:
             return await self._done(job, error, attempt)
         if isinstance(error, (Postpone, ClaimLost)):
             raise error
+        if isinstance(error, Crowded):
+            raise Postpone(error.after or timedelta(seconds=1), "crowded")
         return await self._settle(job, error, attempt)
 
     async def _body(self, job: _Job, run: Run) -> Any:
@@ -482,27 +487,30 @@ class Engine:
     async def _settle(self, job: _Job, error: Exception, attempt: int) -> tuple[Ending, Any]:
         ticket = job.ticket
         journey = ticket.delivery.journey
-        fate = decide(error, attempt=attempt, deferral_run=journey.streak, policy=self.policy, rng=self.rng)
+        streak = journey.streak + (0 if job.gateway is None else job.gateway.tally.deferrals)
+        fate = decide(error, attempt=attempt, deferral_run=streak, policy=self.policy, rng=self.rng)
         unresolved = job.run is not None and bool(job.run.unresolved)
         if not isinstance(error, (RelayError, ExceptionGroup)):
             log.error("command.bug", exc_info=error)
         match fate:
-            case Done():  # pragma: no cover - an error is never done
-                raise AssertionError
             case Defer(wait, reason):
                 self.metrics.retry(ticket.operation.system, reason)
-                changes = {"deferrals": journey.deferrals + 1, "streak": journey.streak + 1, "attempt": attempt}
-                return await self._park(job, self._at_least(job, wait), reason, error, Ending.DEFERRED, **changes)
+                changes: dict[str, Any] = {
+                    "deferrals": journey.deferrals + 1,
+                    "streak": streak + 1,
+                    "attempt": attempt,
+                }
+                return await self._park(job, self._at_least(job, wait), reason, error, Ending.DEFERRED, changes=changes)
             case Retry(wait, reason):
                 self.metrics.retry(ticket.operation.system, reason)
                 changes = {"attempt": attempt + 1, "streak": 0}
-                return await self._park(job, self._at_least(job, wait), reason, error, Ending.RETRIED, **changes)
+                return await self._park(job, self._at_least(job, wait), reason, error, Ending.RETRIED, changes=changes)
             case Discard(failure):
                 if unresolved and attempt <= self.policy.max_attempts and failure.kind == "unavailable":
                     # The last send may have taken effect: one more look, and then nothing is sent any more.
                     changes = {"attempt": self.policy.max_attempts + 1, "streak": 0}
                     wait = self._at_least(job, timedelta(0))
-                    return await self._park(job, wait, "unresolved", error, Ending.POSTPONED, **changes)
+                    return await self._park(job, wait, "unresolved", error, Ending.POSTPONED, changes=changes)
                 return await self._discard(
                     job, failure, attempt=min(attempt, self.policy.max_attempts), started=journey.started
                 )
@@ -524,7 +532,7 @@ class Engine:
         ending: Ending,
         *,
         own: bool = True,
-        **changes: Any,
+        changes: Mapping[str, Any] | None = None,
     ) -> tuple[Ending, Any]:
         """Put a copy away, confirmed, then let the ledger know. `own`: this delivery is the one that counts."""
         ticket = job.ticket
@@ -535,7 +543,7 @@ class Engine:
             not_before=until if wait > timedelta(0) else None,
             generation=journey.generation + (1 if own else 0),
             error=said[:500],
-            **changes,
+            **(changes or {}),
         )
         await self._insist(lambda: self.parking.park(copy, wait, ticket.command))
         if own and job.claimed:

@@ -1,0 +1,1 @@
+"""What planrelay is measured against."""
