@@ -132,7 +132,7 @@ class Faults:
         after_effect: bool = False,
         delay: JSON = 0,
         status: int = 503,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | int] | None = None,
         body: JSON = None,
         fraction: float = 0.5,
         end: Literal["close", "reset"] = "close",

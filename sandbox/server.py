@@ -16,7 +16,7 @@ from sandbox.journal import BODY_LIMIT, Entry, Journal, redacted
 from sandbox.planpoint import Planpoint, PlanpointSwitches
 from sandbox.planview_admin import PlanviewAdmin, PlanviewAdminSwitches
 from sandbox.stand_in import StandIn, Tokens, filled
-from sandbox.switches import Switches, changed, shown, span
+from sandbox.switches import Switches, changed, shown
 from sandbox.transmit import cut_off, transmit
 from sandbox.wire import JSON, Answer, Call, Object, Operation, Refusal, encode
 
@@ -46,7 +46,7 @@ class World:
         self.journal = Journal(journal_limit)
         self.clock = clock
         self.rng = random.Random(seed)
-        everywhere: Object = {} if latency is None else {"latency": span(latency)}
+        everywhere: Object = {} if latency is None else {"latency": latency}
         self._first: dict[str, Object] = {
             vendor: {**everywhere, **({"quota": quota} if vendor == "planview_admin" and quota is not None else {})}
             for vendor in VENDORS
