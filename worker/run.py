@@ -45,6 +45,9 @@ CONTINUE_AFTER: Final = timedelta(minutes=10)
 RESOLVE_MARGIN: Final = timedelta(seconds=5)
 """Beyond the request timeout, until a request that was cut off can no longer be running at the vendor."""
 
+UNFINISHED_PAUSE: Final = timedelta(seconds=2)
+"""How long a run waits that got further and met failures on its way."""
+
 STORE_PATIENCE: Final = timedelta(seconds=5)
 """How long a command waits parked for a state store that is away."""
 
@@ -294,6 +297,19 @@ class Run:
             raise Postpone(timedelta(seconds=1), "continued")
         await asyncio.sleep(0)
 
+    async def unfinished(self, error: RelayError, *, left: int) -> Exception:
+        """
+        Give what to raise for `error` at the end of a run that did some of its items and has `left` still to do.
+
+        A run that left fewer than any before it is no failed attempt: it goes on after a short wait, uncounted. One that
+        got no further gives the error back, to be counted; so long work ends however many of its items fail once.
+        """
+        step = f"left:{left}"
+        if isinstance(error, RateLimited | Busy) or getattr(error, "after", None) is not None or step in self._steps:
+            return error
+        await self.step(step, _nothing)
+        return Postpone(UNFINISHED_PAUSE, "unfinished")
+
     async def emit(self, type: str, data: Mapping[str, Any], id: str) -> None:
         """Publish an extra event, confirmed; the same `id` makes a repeated one recognisable."""
         await self.host.emit(self, type, data, id)
@@ -343,6 +359,10 @@ class Run:
             if schedule.name == self.schedule:
                 return str(schedule.timezone)
         return "UTC"
+
+
+async def _nothing() -> None:
+    return None
 
 
 def _listed(found: Any) -> list[Any]:

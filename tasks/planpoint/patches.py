@@ -118,6 +118,7 @@ class Sending:
         self._halted = False
         self._failures: list[RelayError] = []
         self._in_a_row = 0
+        self._got_on = False
 
     async def send(self, patches: list[Patch]) -> None:
         """Send them all; what is refused is kept, what fails is raised once everything in flight has ended."""
@@ -131,7 +132,9 @@ class Sending:
         if raised:
             raise raised[0]
         if self._failures:
-            raise max(self._failures, key=lambda error: getattr(error, "after", None) or timedelta(0))
+            worst = max(self._failures, key=lambda error: getattr(error, "after", None) or timedelta(0))
+            left = self._total - self._done
+            raise await self._run.unfinished(worst, left=left) if self._got_on else worst
 
     async def _work(self, queue: Iterator[Patch]) -> None:
         while not self._halted:
@@ -167,6 +170,7 @@ class Sending:
             self._refuse(patch, error)
             return
         self._in_a_row = 0
+        self._got_on = True
         self._done += len(patch.ids)
         self._run.progress(self._done, self._total)
 
