@@ -6,6 +6,7 @@ Each problem is one line: the key, the rule, the remedy. Values are never repeat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -52,7 +53,7 @@ def _shown_path(path: tuple[str | int, ...], raw: Mapping[str, Any]) -> Iterator
             path = ("schedules", name if isinstance(name, str) else index, *rest)
     for part in path:
         text = str(part)
-        yield text if _BARE.fullmatch(text) else f'"{text}"'
+        yield text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _rule(found: Mapping[str, Any], path: tuple[str | int, ...], cause: Exception | None, shape: Shape) -> str:

@@ -327,6 +327,7 @@ def test_a_secrets_variable_may_begin_like_a_setting() -> None:
     [
         ("data_dri = 'x'", "data_dri: is not known; did you mean data_dir?"),
         ("[wroker]\n", "wroker: is not known; did you mean worker?"),
+        (r'"wor\nker" = 5', r'"wor\nker": is not known; did you mean worker?'),
         ("[worker]\nconcurency = 5", "worker.concurency: is not known; did you mean concurrency?"),
         ("[broker]\nzzz = 5", "broker.zzz: is not known; known: url"),
         (TOWER + "max_inflight = 5", "connections.tower.max_inflight: is not known; did you mean max_in_flight?"),

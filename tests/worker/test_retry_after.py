@@ -171,7 +171,7 @@ def test_a_two_digit_year_may_lie_across_the_century() -> None:
     assert wait("Friday, 01-Jan-00 00:00:00 GMT", now) == timedelta(days=1)
 
 
-@pytest.mark.parametrize("value", ["9" * 15, "9" * 5_000, "1" + "0" * 100_000, str(10**14)])
+@pytest.mark.parametrize("value", ["86400000000000", "9" * 14, "9" * 15, "9" * 5_000, "1" + "0" * 100_000])
 def test_a_number_too_large_for_a_timedelta_is_its_maximum(value: str) -> None:
     """Huge numbers neither overflow nor raise: they are over every cap."""
     assert wait(value) == timedelta.max
