@@ -230,8 +230,8 @@ class Keeper:
             time.sleep(TICK)
             now = time.monotonic()
             if os.fstat(lock).st_nlink == 0:
-                # data_dir was deleted: nobody can find this server, nor its data. Asked to end, it would remove the socket
-                # at its path, which may be another server's by now.
+                # data_dir was deleted: nobody can find this server, nor its data. Asked to end, it would remove the
+                # socket at its path, which may be another server's by now.
                 self._kill()
                 return
             if now - synced >= 1:

@@ -19,7 +19,7 @@ consumers look once a second anyhow; never a message.
 
 A consumer owns what it took until it acknowledges or is found dead, however long that is: there is no visibility
 timeout. Dead is who did not beat for longer than another consumer's patience, which watches without a break and by
-its own clock (`Watch`): neither a server that was away nor a laptop that slept makes the living look dead.
+its own clock (`worker.owners`): neither a server that was away nor a laptop that slept makes the living look dead.
 
 The keys are worked out inside the scripts: one Valkey or Redis, version 6.2 or later, not a cluster.
 """
@@ -27,7 +27,7 @@ The keys are worked out inside the scripts: one Valkey or Redis, version 6.2 or 
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 PRELUDE: Final = r"""
@@ -310,29 +310,3 @@ def deliveries(answer: list[Any]) -> list[Delivery]:
         digits = len(message) - len(message.lstrip(b"0123456789"))
         found.append(Delivery(int(tag), queue.decode(), int(message[:digits] or 0), message[digits:]))
     return found
-
-
-@dataclass(slots=True)
-class Watch:
-    """
-    Tells which owners fell silent, by the watcher's own clock.
-
-    Silence counts only while it is watched without a break: after a pause of more than half of `patience` (the server
-    was away, this process or the whole machine stood still) everybody starts afresh.
-    """
-
-    patience: float
-    """Seconds of silence after which an owner counts as dead."""
-    _last: float | None = None
-    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-
-    def observe(self, beats: Mapping[str, bytes], now: float) -> list[tuple[str, bytes]]:
-        """Return the dead with their last beat, given every owner's last beat at `now` (monotonic seconds)."""
-        if self._last is None or now - self._last > self.patience / 2:
-            self._seen.clear()
-        self._last = now
-        self._seen = {
-            owner: known if (known := self._seen.get(owner)) and known[0] == beat else (beat, now)
-            for owner, beat in beats.items()
-        }
-        return [(owner, beat) for owner, (beat, since) in self._seen.items() if now - since >= self.patience]

@@ -22,13 +22,12 @@ import base64
 import json
 import os
 import socket
-import threading
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -40,7 +39,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps, loads
 
 from worker import queues
-from worker.queues import Delivery, Watch
+from worker.owners import Lease
+from worker.queues import Delivery
 
 SCHEME: Final = "planrelay"
 BATCH: Final = 32
@@ -49,7 +49,7 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 TEMPORARY: Final = 60_000
 """Milliseconds after which an exclusive or auto-delete queue that nobody reads is gone, if it has no `x-expires`."""
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("planrelay.valkey")
 
 
 class NoRoute(ChannelError, LookupError):
@@ -92,62 +92,6 @@ def broker_url(url: str) -> str:
             query = f"?{parts.query.replace('db=', 'virtual_host=')}" if parts.query else ""
             return f"{SCHEME}+socket://{parts.netloc}{parts.path}{query}"
     raise ValueError(f"{parts.scheme}:// is not the URL of a Valkey server; use redis://, rediss:// or unix:///path")
-
-
-class Lease:
-    """
-    A consuming channel's sign of life, and its watch over all others'.
-
-    A thread of its own, so that neither a blocked hub nor a warm stop makes a living worker look dead. It ends when
-    the channel has nothing left to give back: what a closed channel held goes back at once, or as soon as the server
-    is there.
-    """
-
-    def __init__(self, client: redis.Redis, owner: str, seconds: float) -> None:
-        self._client = client
-        self._owner = owner
-        self._beat = client.register_script(queues.BEAT)
-        self._give_back = client.register_script(queues.GIVE_BACK)
-        self._interval = seconds / 4
-        self._watch = Watch(seconds)
-        self._ended = threading.Event()
-        self._tried = threading.Event()
-        threading.Thread(target=self._run, name="planrelay-lease", daemon=True).start()
-
-    def end(self) -> None:
-        """Stop beating and give everything back: now if the server answers, else as soon as it does."""
-        self._ended.set()
-        self._tried.wait(timeout=1)
-
-    def give_back(self, owner: str, seen: bytes = b"") -> None:
-        """Put the messages `owner` holds back at the head of their queues, unless it has beaten since `seen`."""
-        count = int(self._give_back(args=[owner, seen]))
-        if count > 0:
-            log.warning("unacked.given_back", owner=owner, count=count, dead=owner != self._owner)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._look_round()
-            except redis.RedisError as error:
-                log.warning("lease.unrenewed", owner=self._owner, error=str(error))
-            self._ended.wait(self._interval)
-        while True:
-            try:
-                self.give_back(self._owner)
-            except redis.RedisError:
-                self._tried.set()
-                sleep(1)
-            else:
-                self._client.close()
-                self._tried.set()
-                return
-
-    def _look_round(self) -> None:
-        answer = self._beat(args=[self._owner])
-        beats = {owner.decode(): beat for owner, beat in zip(answer[::2], answer[1::2], strict=True)}
-        for owner, beat in self._watch.observe(beats, monotonic()):
-            self.give_back(owner, beat)
 
 
 class QoS(virtual.QoS):

@@ -1,5 +1,6 @@
 """The Valkey transport, by plain kombu against a real server."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -666,6 +668,24 @@ class TestOwners:
         eventually(lambda: server.hget("planrelay:workers", owner) != "1")
         assert server.register_script(queues.GIVE_BACK)(args=[owner, "1"]) == -1
         assert server.hlen(f"planrelay:unacked:{owner}") == 1
+
+    def test_what_was_held_when_the_server_was_away_is_given_back_later(
+        self, connect: Connect, server: redis.Redis, valkey_server: str
+    ) -> None:
+        """A channel that closes because its server was killed gives back as soon as the server is there again."""
+        connection = connect()
+        publish(connection, 1)
+        WORK(connection.default_channel).get()
+        pid = Path(valkey_server.removeprefix("unix://")).with_name("server.pid")
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        connection.release()
+
+        def is_back() -> bool:
+            with contextlib.suppress(redis.ConnectionError):
+                return bool(server.llen("planrelay.work") == 1)
+            return False
+
+        eventually(is_back)
 
     def test_a_forked_child_gives_nothing_back(self, connect: Connect, server: redis.Redis) -> None:
         """A child that ends, or closes what it inherited, leaves its parent's messages alone."""
