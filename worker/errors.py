@@ -8,6 +8,7 @@ RelayError
 │   └── Unanswered                  sent, then timeout or cut
 ├── Rejection                       the vendor, or our own gate, answered no
 │   ├── RateLimited(after)          429, or the gate is closed
+│   │   └── Crowded(after)          our own courtesy: requests in flight, pace
 │   ├── Unavailable(after?)         5xx, 408, 425
 │   ├── Busy(after?)                what a slice declares so: a locked report
 │   ├── Unauthorized                401 once the token has been renewed
@@ -94,6 +95,10 @@ class RateLimited(Waitable):
     """The vendor's limit is reached, or the connection's gate is closed."""
 
     kind = "rate_limited"
+
+
+class Crowded(RateLimited):
+    """As many requests of the connection are in flight, or were started, as the configuration allows."""
 
 
 class Unavailable(Waitable):

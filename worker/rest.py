@@ -78,7 +78,7 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
     ) -> Request:
-        """Fill the path's `{fields}` (percent-encoded whole, so that no id can leave its segment) and make a request."""
+        """Fill the path's `{fields}` (percent-encoded whole: no id can leave its segment) and make a request."""
         values = path or {}
         fields = [name for _, name, _, _ in Formatter().parse(self.path) if name]
         missing = [name for name in fields if not values.get(name)]
@@ -120,10 +120,12 @@ class Request:
 
     @property
     def method(self) -> str:
+        """The HTTP method."""
         return self.endpoint.method
 
     @property
     def replayable(self) -> bool:
+        """Whether sending it twice does no harm."""
         return self.endpoint.replayable
 
 
@@ -164,6 +166,7 @@ class Response:
 
     @property
     def text(self) -> str:
+        """The body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", errors="replace")
 
     def json(self) -> Any:
@@ -205,6 +208,15 @@ def raise_for_status(response: Response, endpoint: Endpoint) -> Response:
     said = vendor_message(text)
     where = f"{endpoint.method} {endpoint.path}"
     what = f"{where} was answered {status}" + (f": {said}" if said else ".")
+    if status < 400:
+        # With credentials on board nobody follows a vendor's word to another address.
+        to = response.headers.get("Location", "")
+        raise ContractBroken(
+            f"{where} was answered {status}, a redirect{f' to {to[:200]}' if to else ''}, which planrelay does not "
+            "follow; check the connection's base_url and the operation's path.",
+            status=status,
+            response=text,
+        )
     if status in endpoint.busy:
         raise Busy(what, after=response.after, status=status, response=text)
     if status == 429:
@@ -216,7 +228,7 @@ def raise_for_status(response: Response, endpoint: Endpoint) -> Response:
 
 
 def vendor_message(text: str) -> str:
-    """Find the sentence in a vendor's error body: JSON `message`, `detail`, `error_description` or `error`, else the text."""
+    """Find the sentence in an error body: JSON `message`, `detail`, `error_description` or `error`, else the text."""
     try:
         body = jsonlib.loads(text)
     except ValueError:

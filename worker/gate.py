@@ -1,0 +1,448 @@
+"""
+One gate per limit key: what the whole fleet knows of a vendor's limit, and who may send the next request.
+
+Pure: a value with decisions, no I/O, no clock, no chance. Times are seconds on the state store's clock and come in as
+arguments. `worker.throttle` keeps the gate in the state store, so every worker decides on the same facts, and the same
+decisions can be simulated with any number of workers in no time.
+
+```
+open ──429, or 5xx with Retry-After──▶ closed ──time is up──▶ half-open ──the one probe is answered──▶ ramp ──▶ open
+  ▲                                      ▲                        │ 429 again, or a 5xx with Retry-After
+  │                                      └────────────────────────┘
+  └── pause for a time (an operator's) and resume close and open it beside that
+```
+A closed gate is never opened earlier by a later answer. While it is half-open one request in the fleet is under way;
+after that the number of requests in flight doubles from two until the connection's own limit holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from worker.points import AHEAD, Points, Remaining, Start
+from worker.slots import TURN, Share, Slots
+
+FLOOR: Final = 5.0
+"""Seconds for which a 429 without Retry-After closes the gate at first; doubled with each such answer in a row."""
+
+PROBE_PATIENCE: Final = 5.0
+"""Seconds after which a probe without an answer may be followed by another."""
+
+LONGEST_PROBING: Final = 30.0
+"""Seconds between probes of a vendor that does not answer at all, at most."""
+
+RAMP_STEP: Final = (0.05, 1.0)
+"""Shortest and longest time, in seconds, in which the requests in flight double after an opening."""
+
+SPREAD: Final = 600.0
+"""Seconds over which parked commands come back at most."""
+
+PAUSE_LOOK: Final = 60.0
+"""Seconds after which a command parked by an operator's pause comes back to look, at most."""
+
+
+class Phase(Enum):
+    """Where a gate stands."""
+
+    OPEN = "open"
+    RAMP = "ramp"
+    HALF_OPEN = "half_open"
+    CLOSED = "closed"
+    PAUSED = "paused"
+
+
+class Hold(Enum):
+    """Why a request has to wait. The first group is the vendor's word or the gate's, the second our own courtesy."""
+
+    CLOSED = "closed"
+    PAUSED = "paused"
+    PROBE = "probe"
+    POINTS = "points"
+    SLOTS = "slots"
+    PACE = "pace"
+
+    @property
+    def counted(self) -> bool:
+        """Whether waiting for it is a deferral."""
+        return self in {Hold.CLOSED, Hold.PAUSED, Hold.PROBE, Hold.POINTS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the configuration allows a connection: requests in flight, seconds between starts (0: any), kept points."""
+
+    in_flight: int
+    gap: float = 0.0
+    reserve: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What one worker wants for one connection."""
+
+    used: int
+    """Requests in flight."""
+    singles: int
+    """Requests of single-object commands that wait."""
+    bulk: int
+    """Requests of bulk commands that wait."""
+    keep: int = 0
+    """Slots it would like to have ready although nothing waits."""
+    ready: int = 0
+    """Starts it was given before and has not used."""
+    spare: int = 0
+    """Starts it would like to have ready, where there are plenty."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self.singles + self.bulk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What it gets."""
+
+    held: int
+    """Slots it may use."""
+    target: int
+    """Slots it should come down to as its requests end."""
+    starts: tuple[Start, ...] | None
+    """When requests may start; None: whenever there is a slot."""
+    hold: Hold | None
+    """What the next waiting request waits for; None: nothing but its turn."""
+    wait: float | None
+    """Seconds until asking again makes sense; None: when something changes."""
+    each: float
+    """Seconds that this worker should expect between two of its starts; 0: not known."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """What the fleet knows of one limit key."""
+
+    closed_until: float = 0.0
+    paused_until: float = 0.0
+    shut: bool = False
+    """Closed by the vendor, and no request has been answered since."""
+    generation: int = 0
+    """Counts the closings."""
+    refusals: int = 0
+    """Closings in a row, without an answered request between."""
+    probe_until: float = 0.0
+    probes_lost: int = 0
+    opened_at: float = 0.0
+    ramp_step: float = RAMP_STEP[0]
+    parked_to: float = 0.0
+    """The latest return that was given to a parked command."""
+    rate: float = 0.0
+    """Requests a second that the fleet starts while the gate is open; 0: not known."""
+    counted_since: float = 0.0
+    counted: int = 0
+    points: Points | None = None
+    slots: dict[str, Slots] = field(default_factory=dict)
+
+    # Where it stands
+
+    def phase(self, now: float) -> Phase:
+        """Say where the gate stands."""
+        if now < self.paused_until:
+            return Phase.PAUSED
+        if now < self.closed_until:
+            return Phase.CLOSED
+        if self.shut:
+            return Phase.HALF_OPEN
+        if self._ramped(now) is not None:
+            return Phase.RAMP
+        return Phase.OPEN
+
+    def closed_for(self, now: float) -> float:
+        """Give the seconds until the gate opens; 0: it is open, or waits for its probe."""
+        return max(self.closed_until - now, self.paused_until - now, 0.0)
+
+    @property
+    def workers(self) -> int:
+        """Workers that hold or want something."""
+        return max(len({name for slots in self.slots.values() for name in slots.shares}), 1)
+
+    def _ramped(self, now: float) -> int | None:
+        """Give the requests in flight that the ramp allows; None: it is over."""
+        opened = max(self.opened_at, self.paused_until)
+        steps = int((now - opened) / self.ramp_step)
+        return 2 << steps if steps < 10 else None
+
+    # What closes and opens it
+
+    def close(self, now: float, *, until: float | None, generation: int, ceiling: float) -> None:
+        """
+        Take in that the vendor refused a request: 429, or a 5xx with Retry-After.
+
+        `until` is when the vendor lets us come back, None where it did not say. `generation` is the one under which the
+        request was sent. What a vendor says counts always; our own guess only once for all that was in flight then.
+        """
+        fresh = generation >= self.generation
+        if until is None:
+            if not fresh:
+                return
+            until = now + max(FLOOR, min(FLOOR * 2 ** min(self.refusals, 30), ceiling))
+        elif fresh and self.refusals:  # "now" (a 0, a past date) over and over is no leave to hammer
+            until = max(until, now + min(0.5 * 2 ** min(self.refusals, 30), FLOOR))
+        if fresh:
+            self.refusals += 1
+        if fresh or not self.shut:
+            self.generation += 1
+        self.closed_until = max(self.closed_until, until)
+        self.shut = True
+        self.probe_until = 0.0
+
+    def answered(self, now: float, *, generation: int, took: float) -> None:
+        """Take in that a request was answered, and not refused: a probe's answer opens the gate."""
+        if self.shut and generation == self.generation and now >= self.closed_until:
+            self._open(now, took)
+
+    def unanswered(self, now: float, *, generation: int) -> None:
+        """Take in that a probe got no answer: the next one waits longer."""
+        if self.shut and generation == self.generation and now >= self.closed_until:
+            self.probes_lost += 1
+            self.probe_until = now + min(2.0 ** min(self.probes_lost - 1, 10), LONGEST_PROBING)
+
+    def pause(self, until: float) -> None:
+        """Close the gate on an operator's word; `math.inf`: until `resume`."""
+        self.paused_until = until
+
+    def resume(self, now: float) -> None:
+        """Open the gate on an operator's word, a vendor's closing included."""
+        self.paused_until = 0.0
+        self.closed_until = 0.0
+        self._open(now, RAMP_STEP[0])
+
+    def _open(self, now: float, took: float) -> None:
+        shortest, longest = RAMP_STEP
+        self.shut = False
+        self.refusals = self.probes_lost = 0
+        self.probe_until = 0.0
+        self.opened_at = now
+        self.ramp_step = min(max(took, shortest), longest)
+
+    # Who may send
+
+    def ask(self, now: float, worker: str, connection: str, ask: Ask, limits: Limits, *, alone: int = 1) -> Grant:
+        """
+        Give `worker` what it may use of `connection` from now on; this renews its lease.
+
+        `alone` above 1: the worker can't see the others, of whom there were so many, and takes its part only.
+        """
+        slots = self.slots.setdefault(connection, Slots())
+        wish = Share(used=ask.used, wants=ask.waiting, singles=ask.singles)
+        most = max(limits.in_flight // alone, 1)
+        phase = self.phase(now)
+        match phase:
+            case Phase.CLOSED | Phase.PAUSED:
+                slots.ask(now, worker, wish, keep=0, limit=0)
+                hold = Hold.PAUSED if phase is Phase.PAUSED else Hold.CLOSED
+                return Grant(held=ask.used, target=ask.used, starts=(), hold=hold, wait=self.closed_for(now), each=0.0)
+            case Phase.HALF_OPEN:
+                return self._probe(now, worker, slots, wish, most)
+            case Phase.RAMP | Phase.OPEN:
+                ramped = self._ramped(now)
+                if ramped is not None:
+                    most = min(most, ramped)
+                target = slots.ask(now, worker, wish, keep=ask.keep, limit=most)
+                return self._grant(now, slots, wish, target, ask, limits, alone)
+
+    def _probe(self, now: float, worker: str, slots: Slots, wish: Share, most: int) -> Grant:
+        slots.ask(now, worker, wish, keep=0, limit=0)
+        if not wish.wants or now < self.probe_until:
+            wait = max(self.probe_until - now, 0.0) if wish.wants else None
+            return Grant(held=wish.held, target=wish.held, starts=(), hold=Hold.PROBE, wait=wait, each=0.0)
+        if sum(share.held for share in slots.shares.values()) >= most:  # what was in flight before the closing
+            return Grant(held=wish.held, target=wish.held, starts=(), hold=Hold.SLOTS, wait=None, each=0.0)
+        self.probe_until = now + PROBE_PATIENCE
+        wish.held += 1
+        return Grant(
+            held=wish.held,
+            target=wish.held,
+            starts=(Start(now) if self.points is None else self.points.probe(now),),
+            hold=Hold.PROBE,
+            wait=PROBE_PATIENCE,
+            each=0.0,
+        )
+
+    def _grant(self, now: float, slots: Slots, wish: Share, target: int, ask: Ask, limits: Limits, alone: int) -> Grant:
+        crowded = wish.lacks
+        ramping = self._ramped(now) is not None
+        wait = TURN - now % TURN if slots.lacking and len(slots.shares) > 1 else None
+        if crowded and ramping:
+            wait = min(wait or self.ramp_step, self.ramp_step)
+        each = max(self._each(slots), limits.gap * self._sharers(slots))
+        hold = Hold.SLOTS if crowded else None
+        if not limits.gap and self.points is None:
+            each = each if crowded else 0.0
+            return Grant(held=wish.held, target=target, starts=None, hold=hold, wait=wait, each=each)
+        room = min(wish.held - wish.used, ask.waiting) - ask.ready
+        starts: list[Start] = []
+        singles = min(max(room, 0), ask.singles)
+        bulk = max(room, 0) - singles
+        for wanted, is_bulk in ((singles, False), (bulk, True)):
+            starts += self._starts(now, slots, wanted, limits, is_bulk=is_bulk, alone=alone)
+        if len(starts) < room:
+            hold, soon = self._starved(now, slots, ask, limits, alone)
+            wait = soon if wait is None else min(wait, soon)
+            if self.points is not None:
+                gap = self.points.gap(now, demand=self._demand, kept=self._kept(limits), spread=alone)
+                each = max(each, gap * self._sharers(slots))
+        elif self.points is not None and not limits.gap and ask.spare > ask.ready and self.points.plenty(self._demand):
+            lot = min(ask.spare - ask.ready, int(self.points.left / (8 * self.workers)))
+            starts += self.points.give(now, lot, demand=self._demand)
+        return Grant(held=wish.held, target=target, starts=tuple(starts), hold=hold, wait=wait, each=each)
+
+    def _starts(
+        self, now: float, slots: Slots, wanted: int, limits: Limits, *, is_bulk: bool, alone: int
+    ) -> list[Start]:
+        """Give out starts as the pace and the points allow, in order of time."""
+        starts: list[Start] = []
+        for _ in range(wanted):
+            paced = max(now, slots.next_start)
+            if paced > now + AHEAD:
+                break
+            if self.points is None:
+                start = Start(paced)
+            else:
+                kept = self._kept(limits) if is_bulk else 0.0
+                given = self.points.give(paced, 1, demand=self._demand, kept=kept, spread=alone)
+                if not given:
+                    break
+                start = given[0]
+            slots.next_start = start.at + limits.gap * alone
+            starts.append(start)
+        return starts
+
+    def _starved(self, now: float, slots: Slots, ask: Ask, limits: Limits, alone: int) -> tuple[Hold, float]:
+        """Say what holds the next start up, and for how long."""
+        paced = max(slots.next_start - now, 0.0)
+        if self.points is not None:
+            kept = 0.0 if ask.singles else self._kept(limits)
+            pointed = self.points.wait(now, demand=self._demand, kept=kept, spread=alone)
+            if pointed >= paced:
+                return Hold.POINTS, max(pointed - AHEAD / 2, 0.001) if pointed > AHEAD else max(pointed, 0.001)
+        return Hold.PACE, max(paced - AHEAD / 2, 0.001)
+
+    def _kept(self, limits: Limits) -> float:
+        """Points that bulk commands leave alone: only while single-object commands wait."""
+        if self.points is None or not any(slots.singles for slots in self.slots.values()):
+            return 0.0
+        return limits.reserve * self.points.quota
+
+    @property
+    def _demand(self) -> int:
+        return sum(slots.waiting for slots in self.slots.values())
+
+    def _sharers(self, slots: Slots) -> int:
+        return max(sum(1 for share in slots.shares.values() if share.wants), 1)
+
+    def _each(self, slots: Slots) -> float:
+        return self._sharers(slots) / self.rate if self.rate else 0.0
+
+    # What is parked, and how fast it goes
+
+    def park(self, now: float, count: int, *, wait: float, limits: Limits) -> list[float]:
+        """
+        Give `count` commands their own time to come back, in seconds from now, none before `wait`.
+
+        They come back one after the other, somewhat faster than the fleet last sent, so that nothing returns together
+        and nothing idles.
+        """
+        rate = 1.25 * self.rate if self.rate else 2.0 * limits.in_flight
+        if limits.gap:
+            rate = min(rate, 1.25 / limits.gap)
+        earliest = now + wait
+        times = []
+        for _ in range(count):
+            self.parked_to = max(self.parked_to + 1.0 / max(rate, 0.1), earliest)
+            if self.parked_to > earliest + SPREAD:
+                self.parked_to = earliest
+            times.append(self.parked_to - now)
+        return times
+
+    def count(self, now: float, started: int) -> None:
+        """Count requests that were started, to know how fast the fleet goes."""
+        self.counted += started
+        spent = now - self.counted_since
+        if spent >= 1.0:
+            seen = self.counted / spent
+            if spent > 5.0 or not self.rate:
+                self.rate = seen if self.counted > 5 else 0.0
+            elif self.phase(now) is Phase.OPEN:
+                self.rate = 0.5 * (self.rate + seen)
+            self.counted, self.counted_since = 0, now
+
+    def observe(self, seen: Remaining) -> None:
+        """Take in the points that an answer says are left."""
+        if self.points is None:
+            self.points = Points.first(seen)
+        else:
+            self.points.observe(seen)
+
+    def leave(self, worker: str) -> None:
+        """Give back what a worker holds, on every connection."""
+        for slots in self.slots.values():
+            slots.leave(worker)
+
+    def only(self, worker: str) -> None:
+        """Forget every other worker: they can't be seen."""
+        for slots in self.slots.values():
+            for other in [name for name in slots.shares if name != worker]:
+                slots.leave(other)
+
+    def merge(self, other: Gate, now: float) -> None:
+        """Keep what another view of this gate knows of closings, after the two were apart."""
+        if other.closed_until > max(self.closed_until, now):
+            self.closed_until, self.shut = other.closed_until, True
+            self.generation = max(self.generation, other.generation)
+        self.paused_until = max(self.paused_until, other.paused_until)
+
+    # As text, for the store
+
+    def dump(self) -> str:
+        """Give this as JSON text."""
+        value = {name: getattr(self, name) for name in _PLAIN}
+        value["paused_until"] = -1 if math.isinf(self.paused_until) else self.paused_until
+        value["points"] = None if self.points is None else self.points.dump()
+        value["slots"] = {name: slots.dump() for name, slots in self.slots.items()}
+        return json.dumps(value, separators=(",", ":"))
+
+    @classmethod
+    def load(cls, text: str | bytes) -> Gate:
+        """Read what `dump` gave."""
+        value: dict[str, Any] = json.loads(text)
+        points = value["points"]
+        gate = cls(
+            # By name, and only those: workers of two versions may share a gate while they are being replaced.
+            **{name: value[name] for name in _PLAIN if name in value},
+            points=None if points is None else Points.load(points),
+            slots={name: Slots.load(each) for name, each in value["slots"].items()},
+        )
+        if gate.paused_until < 0:
+            gate.paused_until = math.inf
+        return gate
+
+
+_PLAIN: Final = (
+    "closed_until",
+    "paused_until",
+    "shut",
+    "generation",
+    "refusals",
+    "probe_until",
+    "probes_lost",
+    "opened_at",
+    "ramp_step",
+    "parked_to",
+    "rate",
+    "counted_since",
+    "counted",
+)

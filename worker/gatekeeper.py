@@ -1,0 +1,477 @@
+"""
+One process's view of one gate, and its turns at the state store.
+
+A turn takes everything this process wants and knows for one limit key to the gate at once, and hands out what comes
+back. Between turns requests start and end on what is leased, without asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from worker.errors import Crowded, RateLimited
+from worker.gate import PAUSE_LOOK, Ask, Gate, Grant, Hold, Limits, Phase
+from worker.points import Remaining
+from worker.shared_gates import Copy, StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from config.connections import Connection
+    from worker.permits import Line, Permit, Waiter
+    from worker.shared_gates import Alone, SharedGates
+    from worker.throttle import Observer
+
+log = structlog.get_logger("planrelay.throttle")
+
+REFRESH: Final = 1.0
+"""Seconds between two turns of a gate that is in use."""
+
+STALE: Final = 2.5
+"""Seconds after which a view is no longer believed."""
+
+LINGER: Final = 3.0
+"""Seconds for which a gate is kept in view after its last request."""
+
+FRUITLESS: Final = 0.01
+"""Seconds until the next turn after one that gave nothing."""
+
+TELL: Final = 0.02
+"""Seconds within which the points of answers are told, several together."""
+
+SHORTEST_PARK: Final = 1.0
+"""Seconds for which a command is parked at least: less is not worth the broker's trouble."""
+
+RETRY_SHARE: Final = 0.2
+"""Retries allowed for each first try."""
+
+RETRY_FLOOR: Final = 3.0
+"""Retries a second that the whole fleet may make in any case."""
+
+RETRY_BURST: Final = 10.0
+"""Retries that the whole fleet may save up."""
+
+_SHUT: Final = frozenset({Phase.CLOSED, Phase.PAUSED, Phase.HALF_OPEN})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One line's part of a turn, as it was when the turn began."""
+
+    line: Line
+    ask: Ask
+    limits: Limits
+    begun: int
+    unused: int
+    waiters: list[Waiter]
+    patience: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What a turn gave one line: `parked` are the waiters that must go, each with its time to come back."""
+
+    grant: Grant
+    parked: list[tuple[Waiter, float]]
+
+
+class Gatekeeper:
+    """One process at one gate."""
+
+    def __init__(
+        self,
+        key: str,
+        gates: Alone | SharedGates,
+        *,
+        worker_id: str,
+        clock: Callable[[], float],
+        ceiling: float,
+        observer: Observer | None,
+    ) -> None:
+        self.key = key
+        self.gates = gates
+        self.clock = clock
+        self.lines: dict[str, Line] = {}
+        self.copy = Copy()
+        self._me = worker_id
+        self._ceiling = ceiling
+        self._observer = observer
+        self._reports: list[Callable[[Gate, float], None]] = []
+        self._open = False
+        self._phase = Phase.OPEN
+        self._turning = False
+        self._fresh_until = -math.inf
+        self._turned = -math.inf
+        self._refreshed = -math.inf
+        self._fruitful = True
+        self._next: float | None = None
+        """When a turn is due for those who wait."""
+        self._wanted = self._urgent = False
+        self._nudge = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._workers = 1
+        self._budget = RETRY_BURST
+        self._budgeted = clock()
+        self._retry_slot = -math.inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether this gate is in use here."""
+        return self._task is not None
+
+    def admits(self, now: float) -> bool:
+        """Whether what is leased may be used now."""
+        return self._open and not self._turning and now < self._fresh_until
+
+    # Why a turn is needed
+
+    def wake(self, *, urgent: bool = False) -> None:
+        """Take a turn soon; `urgent`: at once."""
+        self._wanted = True
+        self._urgent |= urgent
+        self._nudge.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"throttle.{self.key}")
+
+    def wanted(self, line: Line) -> None:
+        """Somebody waits on `line`."""
+        line.active = self.clock()
+        if not self._turning:  # else the turn that is under way may do for this one too
+            self.wake()
+
+    def changed(self, version: str, text: str) -> None:
+        """Another worker changed the gate; an empty text: look at the store again."""
+        if not text or self._turning:
+            self.wake()
+            return
+        if _older(version, self.copy.version):
+            return
+        self.copy.take(version, text)
+        self._view()
+        short = any(slots.lacking for slots in self.copy.gate.slots.values())
+        if not self._open or any(line.queued or (short and line.held > line.used) for line in self.lines.values()):
+            self.wake()
+
+    # What answers tell
+
+    def report(self, permit: Permit, status: int, after: timedelta | None, points: float | None) -> None:
+        """Take in how a request was answered."""
+        gate = self.copy.gate
+        if status == 429 or (status >= 500 and after is not None):
+            self._refused(permit, status, after)
+        elif gate.shut:
+            took = self.clock() - permit.sent
+            self._tell(lambda gate, now: gate.answered(now, generation=permit.generation, took=took), urgent=True)
+        if points is not None and 200 <= status < 300:
+            answered = self.clock()
+
+            def observe(gate: Gate, now: float) -> None:
+                ago = self.clock() - now
+                gate.observe(Remaining(points, permit.start, permit.sent - ago, answered - ago))
+
+            scarce = gate.points is not None and not gate.points.plenty(
+                sum(line.queued for line in self.lines.values())
+            )
+            self._tell(observe, within=0.0 if scarce else TELL)
+
+    def unanswered(self, permit: Permit) -> None:
+        """Take in that a request got no answer, or was given up."""
+        if self.copy.gate.shut:
+            self._tell(lambda gate, now: gate.unanswered(now, generation=permit.generation), urgent=True)
+
+    def _refused(self, permit: Permit, status: int, after: timedelta | None) -> None:
+        opens = None if after is None else self.clock() + min(after.total_seconds(), 10 * 365 * 86_400.0)
+
+        def close(gate: Gate, now: float) -> None:
+            # In the store's time, on the late side of what is known of it: nobody comes back before the vendor's word.
+            until = None if opens is None else now + max(opens - self.clock(), 0.0) + self.gates.slack
+            gate.close(now, until=until, generation=permit.generation, ceiling=self._ceiling)
+            if gate.points is not None and status == 429:
+                gate.points.refuse(now - (self.clock() - permit.sent), permit.start)
+
+        before = self.copy.gate.generation
+        self._tell(close, urgent=True)
+        permit.closing = self.copy.gate.generation
+        if permit.closing > before:
+            seconds = round(self.copy.gate.closed_for(self.gates.now()), 3)
+            log.info("gate.closed", limit_key=self.key, status=status, seconds=seconds, asked=after is not None)
+
+    def _tell(self, report: Callable[[Gate, float], None], *, urgent: bool = False, within: float = 0.0) -> None:
+        """Change this process's own view at once, and the fleet's with the next turn."""
+        report(self.copy.gate, self.gates.now())
+        self._reports.append(report)
+        self._view(reapply=False)
+        if within and not urgent:
+            due = self.clock() + within
+            if self._next is None or due < self._next:
+                self._next = due
+                self._nudge.set()
+        else:
+            self.wake(urgent=urgent)
+
+    def _view(self, *, reapply: bool = True) -> None:
+        """Look at the gate as this process knows it now."""
+        gate, now = self.copy.gate, self.gates.now()
+        if reapply:
+            for report in self._reports:
+                report(gate, now)
+        phase = gate.phase(now)
+        closed = phase in {Phase.CLOSED, Phase.PAUSED}
+        if self._phase in _SHUT and phase not in _SHUT:
+            log.info("gate.opened", limit_key=self.key)
+        self._phase = phase
+        if closed:
+            for line in self.lines.values():
+                line.drop()
+        self._open = not closed
+        if self._observer is not None:
+            points = None if gate.points is None else max(gate.points.left, 0.0)
+            self._observer.gate(self.key, closed=closed, points=points)
+
+    # Turns
+
+    async def _run(self) -> None:
+        """Take turns while the gate is in use."""
+        while True:
+            self._wanted = self._urgent = False
+            await self._turn()
+            if self._idle():
+                await self._leave()
+                if self._idle():
+                    self._task = None
+                    return
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for a reason to take the next turn."""
+        earliest = self._turned if self._fruitful else self._turned + FRUITLESS
+        while not self._urgent:
+            self._nudge.clear()
+            due = self._refreshed + REFRESH
+            if self._next is not None:
+                due = min(due, self._next)
+            left = (earliest if self._wanted else max(due, earliest)) - self.clock()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._nudge.wait()
+
+    async def _turn(self) -> None:
+        refreshing = self.clock() - self._refreshed >= REFRESH
+        if refreshing:
+            self._refreshed = self.clock()
+        requests = [self._request(line, refreshing=refreshing) for line in self.lines.values()]
+        reports = list(self._reports)
+        self._next = None
+        self._turning = True
+        try:
+            replies = await self._settle(requests, reports)
+        finally:
+            self._turning = False
+        del self._reports[: len(reports)]
+        self._turned = self.clock()
+        self._fresh_until = self._turned + STALE
+        self._view()
+        self._fruitful = False
+        for request, reply in zip(requests, replies, strict=True):
+            self._hand_out(request, reply)
+        asked = {waiter for request in requests for waiter in request.waiters}
+        if any(waiter not in asked for line in self.lines.values() for waiter in line.in_order):
+            self._wanted = True
+
+    def _request(self, line: Line, *, refreshing: bool) -> _Request:
+        now = self.clock()
+        waiters = line.in_order
+        unused, line.unused = line.unused, 0
+        return _Request(
+            line=line,
+            ask=line.wish(),
+            limits=line.limits,
+            begun=line.refresh() if refreshing else 0,
+            unused=unused,
+            waiters=waiters,
+            patience=[waiter.deadline - now for waiter in waiters],
+        )
+
+    async def _settle(self, requests: list[_Request], reports: list[Callable[[Gate, float], None]]) -> list[_Reply]:
+        """Settle with the fleet; while the store is away, by this process's own view and its part of the limits."""
+
+        def decide(gate: Gate, now: float, alone: int = 1) -> tuple[list[_Reply], bool]:
+            before = _outlook(gate)
+            for report in reports:
+                report(gate, now)
+            replies = [self._decide(gate, now, request, alone=alone) for request in requests]
+            return replies, before != _outlook(gate)
+
+        try:
+            replies = await self.gates.settle(self.key, self.copy, decide)
+        except StoreAway:
+            gate = self.copy.fresh()
+            gate.only(self._me)
+            replies, _ = decide(gate, self.gates.now(), self._workers)
+            self.copy.keep(gate)
+            self.copy.apart = gate
+        else:
+            self._workers = self.copy.gate.workers
+        return replies
+
+    def _decide(self, gate: Gate, now: float, request: _Request, *, alone: int = 1) -> _Reply:
+        line, ask = request.line, request.ask
+        name = line.connection.name
+        if gate.points is not None and request.unused:
+            gate.points.give_back(request.unused)
+        gate.count(now, request.begun)
+        grant = gate.ask(now, self._me, name, ask, request.limits, alone=alone)
+        served = grant.held - ask.used
+        if grant.starts is not None:
+            served = min(served, ask.ready + len(grant.starts))
+        parked: list[tuple[Waiter, float]] = []
+        if grant.hold is not None:
+            gone = [
+                index
+                for index in range(max(served, 0), ask.waiting)
+                if _expected(grant, index - served) > request.patience[index] or request.patience[index] <= 0
+            ]
+            wait = SHORTEST_PARK
+            if grant.hold in {Hold.CLOSED, Hold.PAUSED}:
+                wait = min(grant.wait or 0.0, PAUSE_LOOK if grant.hold is Hold.PAUSED else math.inf)
+            elif grant.hold is Hold.POINTS:
+                wait = max(wait, grant.wait or 0.0)
+            times = gate.park(now, len(gone), wait=wait, limits=request.limits)
+            parked = [(request.waiters[index], at) for index, at in zip(gone, times, strict=True)]
+            share = gate.slots[name].shares[self._me]
+            share.wants -= len(parked)
+            share.singles = min(share.singles, share.wants)
+        return _Reply(grant, parked)
+
+    def _hand_out(self, request: _Request, reply: _Reply) -> None:
+        line, grant = request.line, reply.grant
+        if grant.starts is not None and grant.hold in {Hold.CLOSED, Hold.PAUSED, Hold.PROBE}:
+            line.drop()
+        line.accept(grant, self.gates.now())
+        for waiter, seconds in reply.parked:
+            line.refuse(waiter, _refusal(grant.hold, line.connection, seconds))
+        self._fruitful |= bool(line.serve() or reply.parked)
+        waiting = line.in_order
+        generation = self.copy.gate.generation
+        for waiter in waiting:
+            if grant.hold is not None and grant.hold.counted:
+                waiter.counted |= grant.hold is Hold.POINTS or generation > waiter.knows
+        if waiting:
+            due = min(waiter.deadline for waiter in waiting)
+            if grant.wait is not None:
+                due = min(due, self.clock() + grant.wait)
+            self._next = due if self._next is None else min(self._next, due)
+
+    # Coming and going
+
+    def _idle(self) -> bool:
+        now = self.clock()
+        return not self._reports and all(line.idle and line.active + LINGER < now for line in self.lines.values())
+
+    async def _leave(self) -> None:
+        unused = sum(line.unused + len(line.starts) for line in self.lines.values())
+        for line in self.lines.values():
+            line.leave()
+
+        def leave(gate: Gate, _: float) -> tuple[None, bool]:
+            lacking = any(slots.lacking for slots in gate.slots.values())
+            gate.leave(self._me)
+            if gate.points is not None and unused:
+                gate.points.give_back(unused)
+            return None, lacking
+
+        self._fresh_until = -math.inf
+        with contextlib.suppress(StoreAway):
+            await self.gates.settle(self.key, self.copy, leave)
+
+    async def stop(self) -> None:
+        """Give everything back and stop taking turns."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._leave()
+
+    # Retries
+
+    def spend_retry(self) -> None:
+        """Take a retry from the budget; raises `RateLimited` with a time of its own when there is none."""
+        now = self.clock()
+        self._save(RETRY_FLOOR / self._workers * (now - self._budgeted))
+        self._budgeted = now
+        if self._budget >= 1:
+            self._budget -= 1
+            return
+        self._retry_slot = max(self._retry_slot, now) + self._workers / RETRY_FLOOR
+        after = max(self._retry_slot - now, SHORTEST_PARK)
+        raise RateLimited(
+            f"The retry budget of {self.key} is spent: too many of its requests fail.", after=timedelta(seconds=after)
+        )
+
+    def earn_retry(self) -> None:
+        """Count a first try."""
+        self._save(RETRY_SHARE)
+
+    def _save(self, retries: float) -> None:
+        self._budget = min(self._budget + retries, max(RETRY_BURST / self._workers, 1.0))
+
+
+def _expected(grant: Grant, place: int) -> float:
+    """Give the seconds that the waiter at `place` in the queue should expect to wait, as far as can be said."""
+    match grant.hold:
+        case Hold.CLOSED | Hold.PAUSED:
+            return grant.wait or 0.0
+        case Hold.POINTS:
+            return (grant.wait or 0.0) + place * grant.each
+        case _:
+            return place * grant.each
+
+
+def _refusal(hold: Hold | None, connection: Connection, seconds: float) -> RateLimited:
+    after = timedelta(seconds=seconds)
+    name, key = connection.name, connection.limit_key
+    match hold:
+        case Hold.PAUSED:
+            return RateLimited(
+                f"The gate of {key} is closed by an operator; `planrelay resume {name}` opens it.", after=after
+            )
+        case Hold.CLOSED:
+            return RateLimited(f"The gate of {key} is closed: its vendor asked to wait.", after=after)
+        case Hold.PROBE:
+            return RateLimited(f"The gate of {key} waits for the first answer since it was closed.", after=after)
+        case Hold.POINTS:
+            return RateLimited(f"The points of {key} are spent for now.", after=after)
+        case Hold.PACE:
+            return Crowded(f"{name} has started as many requests as its pace allows.", after=after)
+        case _:
+            return Crowded(f"{name} has as many requests in flight as max_in_flight allows.", after=after)
+
+
+def _outlook(gate: Gate) -> tuple[object, ...]:
+    """What of a gate others wait for: a change of it is published."""
+    return (
+        gate.shut,
+        gate.generation,
+        gate.closed_until,
+        gate.paused_until,
+        None if gate.points is None else gate.points.window,
+        tuple(
+            (name, slots.lacking, sum(share.held for share in slots.shares.values()) if slots.lacking else 0)
+            for name, slots in gate.slots.items()
+        ),
+    )
+
+
+def _older(version: str, known: str) -> bool:
+    series, _, number = version.partition(":")
+    known_series, _, known_number = known.partition(":")
+    return series == known_series and int(number) <= int(known_number)
