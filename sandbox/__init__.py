@@ -30,20 +30,19 @@ All take `host="127.0.0.1"`, `port=0` (a free one), `quota=None` (Planview Admin
 
     sandbox.url                                   "http://127.0.0.1:41234"
     sandbox.base_url(vendor, tenant="default")    what a connection's base_url is to be
-    sandbox.configure(vendor, tenant=None, **switches)      None: every tenant, those to come included; returns the
-    switches
+    sandbox.configure(vendor, tenant=None, **switches)      None: every tenant and those to come; gives the switches
     sandbox.configuration(vendor, tenant="default")         every switch and its value
     sandbox.seed(vendor, collection, count=None, objects=None, tenant="default", **with_) -> list of ids
     sandbox.state(vendor, collection, tenant="default", first=0, count=None) -> list of objects (copies)
     sandbox.count(vendor, collection, tenant="default") -> int
-    sandbox.duplicates(vendor=None, tenant=None) -> list of {"vendor", "tenant", "collection", "key", "ids"}, one for
-                                                    each natural key that more than one object has; empty: nothing was
-                                                    made twice
+    sandbox.duplicates(vendor=None, tenant=None) -> list of {"vendor", "tenant", "collection", "key", "ids"}, one item
+                                                  for each natural key that several objects have; empty: nothing twice
     sandbox.invalidate_tokens(vendor, tenant="default")     every token handed out is refused from now on
     sandbox.digest(asset_bn, tenant="default")    {"bytes", "sha256", "rows", "columns"} of a report snapshot, computed
     sandbox.reset()                               as new: state, switches, faults, journal (the port stays)
-    await sandbox.stop(); await sandbox.start()   the vendors go away and come back on the same port with their state
-    (`Sandbox`)
+    sandbox.summary()                             tenants, sizes of their collections, requests, rules
+    await sandbox.stop(); await sandbox.start()   only `Sandbox`: gone, and back on the same port with its state
+    sandbox.pid                                   only `SandboxProcess`
 
 `seed` makes `count` objects (100,000 users in about a second) or takes `objects` as given, ids and missing fields
 filled in. Collections, with their natural key, and what `with_` may say:
@@ -63,7 +62,8 @@ Every vendor: `latency`; `quota` ("50/2s": fixed windows aligned to the clock; N
 (False). Durations are "100ms", "2s", "5m", a number of seconds, or a timedelta.
 
 barometerit: `username`, `password`; `page_default` (100), `page_max` (1000); `unfiltered_spelling` ("unfilterdCount" |
-  "unfilteredCount"); `create_answer` ("entity" | "bn"); `editor` (True; False: writes are 403); `report_time` ("0s":
+  "unfilteredCount"); `create_answer` ("entity" | "bn"); `put_replaces` (True: PUT of an entity needs `name` and empties
+  the basic fields left out; False: it merges); `editor` (True; False: writes are 403); `report_time` ("0s":
   until a snapshot is ready); `report_not_ready` ("404" | "202" | "204" | "empty"); `report_answer` ("at_once" |
   "when_ready": when the POST answers); `report_busy` (409 | 423 | 503), `report_busy_retry_after` (None | "1s");
   `report_framing` ("length" | "chunked"); `report_etag` ("none" | "strong" | "weak"); `report_ranges` (False);
@@ -83,12 +83,11 @@ planpoint: `generation` ("B" | "A"); `auth` (None: by generation | "bearer" | "r
 
 Faults
 ------
-    sandbox.faults.add(kind, **match_and_detail) -> id         the first rule that fires decides; rules are tried in
-    order
+    sandbox.faults.add(kind, **match_and_detail) -> id         rules are tried in order; the first that fires decides
         kind       "status" (status=, headers=, body=) · "delay" · "reset" (TCP RST) · "truncate" (fraction=0.5 of the
-                   body, then the connection ends: end="close"|"reset") · "short" (fraction=, but framed as if whole) ·
-                   "malformed" (the answer's status with a body that is no JSON) · "hang" (no answer until released or
-                   the client goes)
+                   body, then the connection ends: end="close"|"reset", or stalls: "hang") · "short" (fraction=, but
+                   framed as if whole) · "malformed" (the answer's status with a body that is no JSON) · "hang" (no
+                   answer until released or the client goes)
         detail     after_effect=False: "status", "delay", "reset" and "hang" strike before the vendor acts; True: after.
                    delay=None: any kind waits so long first. truncate, short and malformed always act first.
         match      vendor, tenant, method, path (regular expression, searched in the path behind the vendor's prefix),
@@ -96,25 +95,24 @@ Faults
         when       skip=0 (matches let pass first), nth=None (these matches only, counted from 1), times=None (fires so
                    often), probability=1.0 (with seed=)
     sandbox.faults.mix(throttled=0.10, retry_after="1", unavailable=0.05, reset=0.01, after_effect=0.5, seed=None,
-        **match) one draw a matching request, in order of arrival, from the seed: 429, 503, RST; `after_effect` is the
-        share of the 503s and resets that strike after the effect. -> id
-    sandbox.faults.rules() · remove(id) · clear() · release()   (release: lets go of everything that hangs; it is then
-    answered)
+                       **match) -> id      one draw a matching request, in order of arrival, from the seed: 429, 503,
+                                           RST; `after_effect`: the share of 503s and resets that strike after it
+    sandbox.faults.rules() · remove(id) · clear() · release()      release: what hangs is let go, and answered
 
 Journal
 -------
     sandbox.journal.entries(**filters, limit=None) -> list of Entry, in order of arrival
     sandbox.journal.count(**filters) -> int · counts(by="status", **filters) -> {value: n} (by any attribute of Entry)
     sandbox.journal.in_flight(vendor=None, tenant=None) · peak(vendor=None, tenant=None)   now, and at most so far
-    sandbox.journal.clear() · seen (requests since the start, forgotten ones included)
+    sandbox.journal.clear() · seen()                requests since the start, forgotten ones included
         filters: vendor, tenant, method, path (regular expression), operation ("*" wildcards), status, fault, since (seq
         >), answered (True | False)
     Entry: seq, vendor, tenant, operation, method, path (behind the vendor's prefix), query, headers (a few;
         Authorization as scheme and a short hash), body (the first 2,000 characters, passwords and tokens removed),
         in_flight (on arrival, itself included), arrived and answered (`time.monotonic()`, comparable between processes
-        of one machine), arrived_at and answered_at (UTC), status (None: not answered, or reset), fault (its kind), sent
-        (bytes of body), effects (list of [verb, collection, id]: created, updated, deleted, generated, proposed,
-        ignored).
+        of one machine), arrived_at and answered_at (UTC), status (None: not answered, or reset), fault (its kind;
+        "bug": the sandbox's own fault), sent (bytes of body), effects (list of [verb, collection, id]: created,
+        updated, deleted, generated, proposed, ignored).
 
 Over HTTP
 ---------
@@ -122,7 +120,8 @@ The same under `/_sandbox/`, JSON both ways; arguments are the names above, in t
 query: GET `/` (a summary) · POST `/configure` · GET `/configuration` · POST `/seed` · GET `/state` · GET `/count` ·
 GET `/duplicates` · POST `/tokens/invalidate` · GET `/digest` · POST `/reset` · GET, POST, DELETE `/faults` (DELETE:
 `id=`, or all) · POST `/faults/mix` · POST `/faults/release` · GET, DELETE `/journal` · GET `/journal/count` · GET
-`/journal/counts` · GET `/journal/in_flight` · GET `/journal/peak`. An error is a 400 with {"error": sentence}.
+`/journal/counts` · GET `/journal/seen` · GET `/journal/in_flight` · GET `/journal/peak`. An error is a 400 with
+{"error": sentence}.
 
 On the command line: `python -m sandbox [--port P] [--host H] [--quota 50/2s] [--latency 100ms] [--seed N]` prints
 `sandbox http://127.0.0.1:P` when it serves, then how to reach each vendor; SIGINT or SIGTERM ends it.

@@ -14,6 +14,8 @@ from sandbox.switches import duration
 from sandbox.wire import JSON, Object, encode
 
 Kind = Literal["status", "delay", "reset", "truncate", "short", "malformed", "hang"]
+End = Literal["close", "reset", "hang"]
+"""How a truncated body ends: with a FIN, with a RST, or not at all until it is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     fraction: float = 0.5
-    end: Literal["close", "reset"] = "close"
+    end: End = "close"
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ class Faults:
         headers: Mapping[str, str | int] | None = None,
         body: JSON = None,
         fraction: float = 0.5,
-        end: Literal["close", "reset"] = "close",
+        end: End = "close",
         seed: int | None = None,
         **match: JSON,
     ) -> int:
@@ -149,8 +151,8 @@ class Faults:
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
         if not 0 <= fraction < 1:
             raise ValueError(f"fraction must be at least 0 and below 1, not {fraction!r}")
-        if end not in ("close", "reset"):
-            raise ValueError(f'end must be "close" or "reset", not {end!r}')
+        if end not in get_args(End):
+            raise ValueError(f"end must be one of {', '.join(get_args(End))}, not {end!r}")
         if not 200 <= status <= 599:
             raise ValueError(f"status must be between 200 and 599, not {status!r}")
         fault = Fault(

@@ -50,6 +50,7 @@ class PlanviewAdmin(StandIn):
 
     vendor = "planview_admin"
     json_type = "application/json"
+    shows_points = True
     switches: PlanviewAdminSwitches
 
     def __init__(self, *args: Any) -> None:

@@ -172,7 +172,8 @@ class SandboxProcess(_Far):
 
     def __init__(self, *, environment: Mapping[str, str] | None = None, **options: Any) -> None:
         super().__init__()
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+        given = {"port": 0, **options}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
         self._command = [sys.executable, "-m", "sandbox", *flags]
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[str] | None = None

@@ -17,7 +17,7 @@ from sandbox.planpoint import Planpoint, PlanpointSwitches
 from sandbox.planview_admin import PlanviewAdmin, PlanviewAdminSwitches
 from sandbox.stand_in import StandIn, Tokens, filled
 from sandbox.switches import Switches, changed, shown
-from sandbox.transmit import cut_off, transmit
+from sandbox.transmit import cut_off, held, transmit
 from sandbox.wire import JSON, Answer, Call, Object, Operation, Refusal, encode
 
 VENDORS: Mapping[str, tuple[type[StandIn], type[Switches]]] = {
@@ -217,6 +217,10 @@ class Sandbox(World):
         )
         try:
             return await self._respond(stand_in, request, entry)
+        except Exception:
+            # aiohttp answers 500 and logs the traceback; the journal tells it from a scripted one.
+            entry.status, entry.fault = 500, "bug"
+            raise
         finally:
             self.journal.close(entry)
 
@@ -251,7 +255,7 @@ class Sandbox(World):
             entry.body = redacted(text)
         fault = self._strike(entry) if self.faults.active else None
         if fault is None:
-            return await transmit(request, await self._serve(stand_in, call, wanted, refusal), None, entry)
+            return await transmit(request, await self._serve(stand_in, call, wanted, refusal), entry)
         return await self._go_wrong(fault, stand_in, call, (wanted, refusal), request, entry)
 
     def _strike(self, entry: Entry) -> Fault | None:
@@ -297,13 +301,13 @@ class Sandbox(World):
                 return cut_off(request, reset=True)
             case "status":
                 scripted = _scripted(stand_in, fault)
-                return await transmit(request, scripted, None, entry)
+                return await transmit(request, scripted, entry)
             case "hang":
-                if not await _released(self.faults.released, request):
+                if not await held(request, self.faults.released):
                     return cut_off(request, reset=False)
         if answer is None:
             answer = await self._serve(stand_in, call, *found)
-        return await transmit(request, answer, fault, entry)
+        return await transmit(request, answer, entry, fault, self.faults.released)
 
 
 def _request(*parts: Any) -> web.BaseRequest:
@@ -327,19 +331,6 @@ def _scripted(stand_in: StandIn, fault: Fault) -> Answer:
     if fault.body is not None:
         return Answer(fault.status, fault.body, {"Content-Type": stand_in.json_type, **fault.headers})
     return stand_in.refuse(Refusal(fault.status, "the sandbox was told to answer so", headers=fault.headers))
-
-
-async def _released(released: asyncio.Event, request: web.BaseRequest) -> bool:
-    """Waits until the hanging request is let go (True) or its client has gone (False)."""
-    letting_go = asyncio.ensure_future(released.wait())
-    try:
-        while request.transport is not None:
-            done, _ = await asyncio.wait((letting_go,), timeout=0.1)
-            if done:
-                return True
-        return False
-    finally:
-        letting_go.cancel()
 
 
 async def _uploaded(request: web.BaseRequest) -> AsyncIterator[tuple[str, bytes]]:

@@ -20,6 +20,8 @@ class StandIn(ABC):
     vendor: ClassVar[str]
     routes: ClassVar[Routes]
     json_type: ClassVar[str] = "application/json;charset=UTF-8"
+    shows_points: ClassVar[bool] = False
+    """Successes carry X-Rate-Limit-Remaining while there is a quota."""
     switches: Switches
 
     def __init__(self, tenant: str, switches: Switches, clock: Callable[[], float]) -> None:
@@ -51,10 +53,12 @@ class StandIn(ABC):
         verdict: Verdict = self.window.take(self.switches.quota, self.cost(wanted), call.now)
         if verdict.retry_after is not None:
             headers = {"Retry-After": str(verdict.retry_after)}
-            if self.switches.remaining_on_429:
+            if self.shows_points and self.switches.remaining_on_429:
                 headers["X-Rate-Limit-Remaining"] = str(verdict.remaining)
             raise Refusal(429, "the rate limit is exceeded", headers=headers)
-        return {} if verdict.remaining is None else {"X-Rate-Limit-Remaining": str(verdict.remaining)}
+        if verdict.remaining is None or not self.shows_points:
+            return {}
+        return {"X-Rate-Limit-Remaining": str(verdict.remaining)}
 
     def cost(self, wanted: Operation) -> int:  # noqa: ARG002  # a vendor may price its operations
         """Points that an operation costs."""

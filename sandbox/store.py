@@ -32,7 +32,7 @@ class Collection:
         return len(self._objects)
 
     def __contains__(self, ident: object) -> bool:
-        return ident in self._objects
+        return isinstance(ident, str) and ident in self._objects
 
     def __iter__(self) -> Iterator[Object]:
         return iter(self._objects.values())

@@ -37,8 +37,32 @@ def cut_off(request: web.BaseRequest, *, reset: bool) -> web.StreamResponse:
     return gone
 
 
-async def transmit(request: web.BaseRequest, answer: Answer, fault: Fault | None, entry: Entry) -> web.StreamResponse:
-    """Sends the answer, mangled if the fault is one that mangles; writes status and bytes into the journal's entry."""
+async def held(request: web.BaseRequest, release: asyncio.Event) -> bool:
+    """Holds a request until it is let go (True) or its client has gone (False)."""
+    letting_go = asyncio.ensure_future(release.wait())
+    try:
+        while request.transport is not None:
+            # aiohttp tells of a client that left by taking the transport away, and by no event.
+            done, _ = await asyncio.wait((letting_go,), timeout=0.1)
+            if done:
+                return True
+        return False
+    finally:
+        letting_go.cancel()
+
+
+async def transmit(
+    request: web.BaseRequest,
+    answer: Answer,
+    entry: Entry,
+    fault: Fault | None = None,
+    release: asyncio.Event | None = None,
+) -> web.StreamResponse:
+    """
+    Sends the answer, mangled if the fault is one that mangles; writes status and bytes into the journal's entry.
+
+    A truncated body that is to hang does so until `release`.
+    """
     entry.status = answer.status
     body = answer.body
     match fault.kind if fault else None:
@@ -47,7 +71,7 @@ async def transmit(request: web.BaseRequest, answer: Answer, fault: Fault | None
         case "short" if fault:
             body = _shortened(body, fault.fraction)
         case "truncate" if fault:
-            return await _truncated(request, answer, fault, entry)
+            return await _truncated(request, answer, entry, fault, release)
     if isinstance(body, bytes):
         entry.sent = len(body)
         return web.Response(status=answer.status, body=body, headers=answer.headers)
@@ -74,13 +98,17 @@ def _shortened(body: bytes | Stream, fraction: float) -> bytes | Stream:
     return Stream(int(body.length * fraction), body.blocks, rate=body.rate, chunked=body.chunked)
 
 
-async def _truncated(request: web.BaseRequest, answer: Answer, fault: Fault, entry: Entry) -> web.StreamResponse:
+async def _truncated(
+    request: web.BaseRequest, answer: Answer, entry: Entry, fault: Fault, release: asyncio.Event | None
+) -> web.StreamResponse:
     body = answer.body
     whole = Stream(len(body), lambda start, stop: iter((body[start:stop],))) if isinstance(body, bytes) else body
     response = _head(answer, whole.length, chunked=whole.chunked)
     response.force_close()
     await response.prepare(request)
     await _pour(response, whole, int(whole.length * fault.fraction), entry)
+    if fault.end == "hang" and release is not None:
+        await held(request, release)
     cut_off(request, reset=fault.end == "reset")
     return response
 

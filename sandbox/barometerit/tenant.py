@@ -230,7 +230,7 @@ class Tenant(StandIn):
     def _basics(self, said: Object) -> Object:
         """The fields a write may set, with options by BN or name put in full."""
         fields = {name: value for name, value in said.items() if name not in KEPT and name != "entityType"}
-        if fields.get("type") in TYPES:
+        if isinstance(fields.get("type"), str) and fields["type"] in TYPES:
             del fields["type"]
         if "name" in fields and (not isinstance(fields["name"], str) or not fields["name"].strip()):
             raise Refusal(400, "name must be a text")
@@ -240,7 +240,7 @@ class Tenant(StandIn):
         if fields.get("contentStatus") is not None:
             wanted = fields["contentStatus"]
             wanted = wanted.get("id") if isinstance(wanted, dict) else wanted
-            if wanted not in STATUSES:
+            if not isinstance(wanted, str) or wanted not in STATUSES:
                 raise Refusal(400, f"contentStatus must be one of {', '.join(STATUSES)}")
             fields["contentStatus"] = status(wanted)
         return fields

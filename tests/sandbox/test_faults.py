@@ -3,14 +3,16 @@
 import asyncio
 import errno
 import json
+import socket
 import time
 from collections import Counter
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from sandbox import Sandbox
+from sandbox import Sandbox, SandboxThread
 from sandbox.faults import Asked, Fault, Faults
 from tests.sandbox.conftest import BASIC, Client, until
 
@@ -111,6 +113,29 @@ async def test_truncated_download(framing: str, fraction: float, sandbox: Sandbo
         with pytest.raises(aiohttp.ClientPayloadError):
             await drained(response, got)
     assert len(got) <= int(sandbox.digest(bn)["bytes"] * fraction) == sandbox.journal.entries()[-1].sent
+
+
+async def test_body_that_stalls(sandbox: Sandbox) -> None:
+    """A body that hangs half-way keeps its connection open, and ends when it is released."""
+    sandbox.seed("planpoint", "projects", count=10)
+    sandbox.faults.add("truncate", fraction=0.5, end="hang")
+    answer = asyncio.create_task(raw_request(sandbox))
+    await until(lambda: sandbox.journal.entries()[-1:] and sandbox.journal.entries()[-1].sent)
+    assert not (await asyncio.wait((answer,), timeout=0.2))[0]
+    sandbox.faults.release()
+    assert b"Content-Length" in await answer
+
+
+def test_reset_from_another_loop() -> None:
+    """A reset is a reset on uvloop too, where a transport doesn't show its socket."""
+    with SandboxThread() as sandbox:
+        sandbox.faults.add("reset")
+        at = urlsplit(sandbox.url)
+        with socket.create_connection((at.hostname, at.port)) as client:
+            client.settimeout(10)
+            client.sendall(b"GET /planpoint/api/projects/mine HTTP/1.1\r\nHost: x\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
 
 
 async def test_short_body(sandbox: Sandbox, ask: Client) -> None:

@@ -302,6 +302,34 @@ async def test_body_that_is_no_object(vendor: str, method: str, path: str, body:
     assert (await ask(vendor, method, path, data=body, headers=kind)).status == 400
 
 
+NASTY: list[Any] = [
+    None,
+    [],
+    {},
+    "x",
+    7,
+    [[]],
+    {"name": []},
+    {"name": {}, "email": [], "type": {}, "contentStatus": []},
+]
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.json is not None], ids=str)
+async def test_nasty_bodies(row: Row, sandbox: Sandbox, ask: Client) -> None:
+    """Whatever JSON comes in, of any shape anywhere, a stand-in answers below 500."""
+    ids = await seeded(sandbox, ask)
+    sandbox.configure("planpoint", generation=row.generation)
+    method, _, path = filled(row.request, ids).partition(" ")
+    good = filled(row.json, ids)
+    bodies = [*NASTY]
+    if isinstance(good, dict):
+        bodies += [{**good, name: value} for name in good for value in NASTY]
+    for body in bodies:
+        headers = {**row.headers, "Content-Type": row.headers.get("Content-Type", "application/json")}
+        reply = await ask(row.vendor, method, path, json=body, headers=headers)
+        assert reply.status < 500, (body, reply.body)
+
+
 async def test_tenants_are_apart(sandbox: Sandbox, ask: Client) -> None:
     """Each tenant has its own objects, and no two tenants share an id."""
     here = sandbox.seed("planpoint", "units", count=1)[0]
