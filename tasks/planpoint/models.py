@@ -237,7 +237,7 @@ class Creation(CommandData):
 
     def fields(self, *references: str) -> dict[str, Any]:
         """Give the new object's fields, those of the command and the further ones, without its `references`."""
-        own = self.model_dump(exclude_none=True, exclude={"properties", "match_on", *references})
+        own = self.model_dump(mode="json", exclude_none=True, exclude={"properties", "match_on", *references})
         return {**own, **self.properties}
 
 
