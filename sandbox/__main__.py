@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--latency", help="of every answer, such as 100ms or 80ms-120ms; default: none")
     parser.add_argument("--seed", type=int, default=0, help="of all chance; default 0")
     parser.add_argument("--journal-limit", type=int, default=200_000, help="entries kept; default 200000")
+    parser.add_argument("--attached", action="store_true", help="end when standard input ends")
     try:
         serve(**vars(parser.parse_args(argv)))
     except (ValueError, OSError) as error:

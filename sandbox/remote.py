@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -174,22 +175,21 @@ class SandboxProcess(_Far):
         super().__init__()
         given = {"port": 0, **options}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
-        self._command = [sys.executable, "-m", "sandbox", *flags]
+        self._command = [sys.executable, "-m", "sandbox", "--attached", *flags]
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(  # noqa: S603  # this interpreter, this package
-            self._command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=self._environment
+            self._command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=self._environment
         )
         assert self._process.stdout is not None  # noqa: S101  # it is a pipe
         ready, _, _ = select.select([self._process.stdout], [], [], START_LIMIT.total_seconds())
         said = self._process.stdout.readline() if ready else ""
         if not said.startswith("sandbox http"):
             self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
+            self._process.communicate()
             raise RuntimeError(f"the sandbox did not start: {said.strip() or 'it said nothing'}")
         self.url = said.split()[1]
         return self
@@ -198,7 +198,7 @@ class SandboxProcess(_Far):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         process = self._process
-        if process is None or process.stdout is None:
+        if process is None or process.stdout is None or process.stdin is None:
             return
         process.terminate()
         try:
@@ -207,6 +207,7 @@ class SandboxProcess(_Far):
             process.kill()
             process.wait()
         process.stdout.close()
+        process.stdin.close()
 
     @property
     def pid(self) -> int:
@@ -253,7 +254,7 @@ def _seconds(value: object) -> float:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Uvloop's loops where it is installed: half as many requests a second more."""
+    """Makes uvloop's loops where it is installed, else asyncio's."""
     try:
         import uvloop  # noqa: PLC0415  # an extra
     except ImportError:
@@ -264,27 +265,30 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 def serve(
     *,
     port: int = 8765,
+    attached: bool = False,
     announce: Callable[[str], object] | None = None,
     **options: Any,
 ) -> None:
     """
     Serves until SIGINT or SIGTERM; blocks. Options are those of `Sandbox`.
 
-    `announce` gets each line about where the vendors are (else they are written to standard output); ValueError for an
-    option that makes no sense.
+    `attached`: also until standard input ends, so that it doesn't outlive who started it with a pipe. `announce` gets
+    each line about where the vendors are (else they are written to standard output); ValueError for an option that
+    makes no sense.
     """
     say = announce or _say
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(Sandbox(port=port, **options), say))
+        runner.run(_serve(Sandbox(port=port, **options), say, attached=attached))
 
 
-async def _serve(sandbox: Sandbox, say: Callable[[str], object]) -> None:
-    import signal  # noqa: PLC0415  # only a process of its own handles signals
-
+async def _serve(sandbox: Sandbox, say: Callable[[str], object], *, attached: bool) -> None:
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for one in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(one, over.set)
+    if attached:
+        # Whoever started it writes nothing: the pipe becomes readable when that process ends, however it ends.
+        loop.add_reader(sys.stdin.fileno(), over.set)
     async with sandbox:
         for line in _directions(sandbox):
             say(line)

@@ -217,6 +217,17 @@ def test_command_line(how: signal.Signals) -> None:
         assert process.wait(10) == 0
 
 
+def test_attached_process_ends_with_its_parent() -> None:
+    """A sandbox that is attached ends when the pipe to it does, so a killed test leaves none behind."""
+    command = [sys.executable, "-m", "sandbox", "--port=0", "--attached"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline().startswith("sandbox http")
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
 def test_command_line_errors() -> None:
     """An option that makes no sense is one sentence and status 2."""
     command = [sys.executable, "-m", "sandbox", "--port=0", "--quota=lots"]

@@ -277,6 +277,14 @@ async def test_documents(sandbox: Sandbox, ask: Client) -> None:
     assert sandbox.state("barometerit", "entities")[0]["entityDiscriminator"] == "AST"
 
 
+async def test_expect_continue(ask: Client) -> None:
+    """A client that waits for 100 Continue before it sends a body gets it."""
+    url = "/api/c/documents?name=a.csv"
+    headers = {"Content-Type": "text/csv"}
+    reply = await ask("barometerit", "POST", url, data=b"A,B\n", headers=headers, expect100=True)
+    assert (reply.status, reply.json["size"]) == (200, 4)
+
+
 async def test_documents_need_a_name(ask: Client) -> None:
     """A document without a name is 400."""
     headers = {"Content-Type": "text/csv"}
