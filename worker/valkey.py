@@ -244,16 +244,31 @@ class Channel(kombu_redis.Channel):
             room = BATCH if not self.qos.prefetch_count else min(BATCH, self.qos.can_consume_max_estimate())
             self._undelivered.extend(self._take(waiting, room, no_ack=self._no_ack_queues))
             self._queue_cycle.rotate(waiting[0])
-        if not self._undelivered:
+        if not self.deliver_next():
             raise Empty
-        # A callback that raises leaves the rest for the next look.
-        while self._undelivered:
-            delivery = self._undelivered.popleft()
-            if delivery.queue in self.connection._callbacks:  # noqa: SLF001 - kombu's transport and channel share it
-                self.connection._deliver(self._open(delivery), delivery.queue)  # noqa: SLF001 - the same
-            elif delivery.tag:
-                self.give_back(delivery.tag)
+        # To the hub all of them; drain_events() is to deliver one at a time. A callback that raises leaves the rest.
+        while not self.connection.cycle._in_protected_read and self.deliver_next():  # noqa: SLF001 - kombu's two halves
+            pass
         return True
+
+    def deliver_next(self) -> bool:
+        """Hand over the next message that was taken; return False if there is none."""
+        if not self._undelivered:
+            return False
+        delivery = self._undelivered.popleft()
+        if delivery.queue in self.connection._callbacks:  # noqa: SLF001 - kombu's two halves
+            self.connection._deliver(self._open(delivery), delivery.queue)  # noqa: SLF001 - the same
+        else:  # cancelled by way of another channel
+            self.give_back(delivery.tag)
+        return True
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        queue = self._tag_to_queue.get(consumer_tag)
+        cancelled = super()._basic_cancel(consumer_tag)
+        for delivery in [each for each in reversed(self._undelivered) if each.queue == queue]:
+            self._undelivered.remove(delivery)
+            self.give_back(delivery.tag)
+        return cancelled
 
     def _take(self, waiting: list[str], room: int, *, no_ack: set[str]) -> list[Delivery]:
         turns = [word for queue in waiting for word in (queue, "no_ack" if queue in no_ack else "ack")]
@@ -293,7 +308,7 @@ class Channel(kombu_redis.Channel):
 
     def give_back(self, tag: Any) -> None:
         """Put a message back at the head of its queue."""
-        if isinstance(tag, int):
+        if isinstance(tag, int) and tag:
             self._check_open()
             self._run(queues.RETURN, self.owner, tag)
 
@@ -369,6 +384,11 @@ class Transport(kombu_redis.Transport):
         error for error in kombu_redis.Transport.connection_errors if error not in (KeyError, InconsistencyError)
     )
     recoverable_channel_errors = ()
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Deliver one message, or whatever else came; raise TimeoutError if nothing does."""
+        if not any(channel.deliver_next() for channel in list(self.channels)):
+            super().drain_events(connection, timeout)
 
     def close_connection(self, connection: Any) -> None:
         """Close every channel, also after one that could not be closed cleanly."""

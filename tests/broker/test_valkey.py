@@ -433,6 +433,28 @@ class TestConsuming:
         (letter,) = collect(connection, 1, queues=(DEAD,))
         assert letter.body == message.body
 
+    def test_each_drain_delivers_one(self, connect: Connect) -> None:
+        """Who waits for two messages by draining twice is not kept waiting because both came at once."""
+        connection = connect()
+        publish(connection, *range(3))
+        found: list[Message] = []
+        with Consumer(connection.channel(), [WORK], on_message=found.append):
+            for number in range(3):
+                connection.drain_events(timeout=5)
+                assert payloads(found) == list(range(number + 1))
+
+    def test_a_cancelled_consumer_keeps_only_what_it_was_given(self, connect: Connect, server: redis.Redis) -> None:
+        """What was taken for it and not delivered goes back in order when it cancels, though its channel stays open."""
+        connection, other = connect(), connect()
+        publish(connection, *range(5))
+        found: list[Message] = []
+        channel = connection.channel()
+        with Consumer(channel, [WORK], on_message=found.append):
+            connection.drain_events(timeout=5)
+        assert payloads(found) == [0]
+        assert server.hlen(f"planrelay:unacked:{channel.owner}") == 1
+        assert payloads(collect(other, 4)) == [1, 2, 3, 4]
+
     def test_a_callback_that_raises_loses_nothing(self, connect: Connect) -> None:
         """What was taken with the message whose callback failed comes with the next look."""
         connection = connect()
@@ -445,6 +467,7 @@ class TestConsuming:
                 raise LookupError("this one")
 
         with Consumer(connection.channel(), [WORK], on_message=take):
+            connection.drain_events(timeout=5)
             with pytest.raises(LookupError):
                 connection.drain_events(timeout=5)
             while len(seen) < 5:

@@ -23,7 +23,7 @@ from worker import embedded, valkey
 valkey.register()
 
 LEASE = 1.0
-Work = Callable[..., "Worker"]
+Work = Callable[..., list["Worker"]]
 
 
 def eventually(claim: Callable[[], Any], seconds: float = 40) -> None:
@@ -52,7 +52,10 @@ class Worker:
                 stdout=output,
                 stderr=output,
             )
-        eventually(lambda: b" ready." in log.read_bytes())
+
+    def ready(self) -> None:
+        """Wait until it consumes."""
+        eventually(lambda: b" ready." in self.log.read_bytes())
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -108,15 +111,19 @@ def app(url: str) -> Iterator[Celery]:
 
 @pytest.fixture
 def work(url: str, tmp_path: Path) -> Iterator[Work]:
-    """Give workers."""
+    """Give workers that are at work."""
     started: list[Worker] = []
 
-    def one(*, pool: str = "threads", concurrency: int = 4) -> Worker:
-        worker = Worker(url, tmp_path / f"worker{len(started)}.log", pool=pool, concurrency=concurrency)
-        started.append(worker)
-        return worker
+    def some(number: int, *, pool: str = "threads", concurrency: int = 4) -> list[Worker]:
+        workers = []
+        for _ in range(number):
+            workers.append(Worker(url, tmp_path / f"worker{len(started)}.log", pool=pool, concurrency=concurrency))
+            started.append(workers[-1])
+        for worker in workers:
+            worker.ready()
+        return workers
 
-    yield one
+    yield some
     for worker in started:
         worker.kill()
 
@@ -139,14 +146,14 @@ def nothing_is_left(server: redis.Redis) -> bool:
 
 def test_nothing_is_lost_when_workers_are_killed(app: Celery, work: Work, server: redis.Redis) -> None:
     """500 messages, three workers killed at work: each message is worked on, and acknowledged in the end."""
-    victims = [work(), work(), work()]
+    victims = work(3)
     send(app, range(500))
     for victim in victims:
         at_work = partial(more_is_done, server, server.llen("done") + 50)
         eventually(at_work)
         victim.kill()
     assert not nothing_is_left(server)
-    survivor = work()
+    (survivor,) = work(1)
     eventually(lambda: nothing_is_left(server))
     done = Counter(int(number) for number in server.lrange("done", 0, -1))
     assert set(done) == set(range(500))
@@ -157,25 +164,24 @@ def test_nothing_is_lost_when_workers_are_killed(app: Celery, work: Work, server
 
 def test_a_killed_workers_messages_run_again_within_two_leases(app: Celery, work: Work, server: redis.Redis) -> None:
     """A worker that lives takes over what a killed one held, soon after its lease is over."""
-    work()
+    both = {str(worker.process.pid) for worker in work(2)}
     app.send_task("hold", ["first"])
     eventually(lambda: server.llen("first:began") == 1)
-    heir = work()
-    (victim,) = [int(pid) for pid in server.lrange("first:began", 0, -1)]
-    os.kill(victim, signal.SIGKILL)
+    victim = str(server.lindex("first:began", 0))
+    os.kill(int(victim), signal.SIGKILL)
     killed = time.monotonic()
     eventually(lambda: server.llen("first:began") == 2)
     assert time.monotonic() - killed < 2 * LEASE + 1
-    assert server.lindex("first:began", 1) == str(heir.process.pid)
+    assert {server.lindex("first:began", 1)} == both - {victim}
 
 
 def test_a_task_that_runs_for_many_leases_runs_once(app: Celery, work: Work, server: redis.Redis) -> None:
     """Neither another worker nor a solo pool that blocks its hub makes a long task run twice."""
-    work(pool="solo", concurrency=1)
+    work(1, pool="solo", concurrency=1)
     app.send_task("hold", ["long"])
     eventually(lambda: server.llen("long:began") == 1)
     send(app, range(20))
-    work()
+    work(1)
     eventually(lambda: server.llen("done") == 20)
     time.sleep(4 * LEASE)  # nothing may happen now, so there is nothing to poll for
     assert server.llen("long:began") == 1
@@ -186,10 +192,11 @@ def test_a_task_that_runs_for_many_leases_runs_once(app: Celery, work: Work, ser
 
 def test_a_worker_that_stood_still_goes_on(app: Celery, work: Work, server: redis.Redis) -> None:
     """A worker that was stopped for longer than its lease loses what it held to another, and works on afterwards."""
-    sleeper = work()
+    workers = {str(worker.process.pid): worker for worker in work(2)}
     app.send_task("hold", ["nap"])
     eventually(lambda: server.llen("nap:began") == 1)
-    heir = work()
+    sleeper = workers.pop(str(server.lindex("nap:began", 0)))
+    (heir,) = workers.values()
     sleeper.signal(signal.SIGSTOP)
     eventually(lambda: server.llen("nap:began") == 2)
     sleeper.signal(signal.SIGCONT)
@@ -203,7 +210,7 @@ def test_a_worker_that_stood_still_goes_on(app: Celery, work: Work, server: redi
 
 def test_a_server_that_is_killed_loses_nothing(app: Celery, work: Work, server: redis.Redis, data_dir: Path) -> None:
     """Publishers and workers go on when the server is killed twice under them; every number is worked on."""
-    work()
+    work(1)
     for begin in (0, 150):
         send(app, range(begin, begin + 100))
         os.kill(int((data_dir / "valkey" / "server.pid").read_text()), signal.SIGKILL)
@@ -214,7 +221,7 @@ def test_a_server_that_is_killed_loses_nothing(app: Celery, work: Work, server: 
 
 def test_an_emptied_server_is_declared_again(app: Celery, work: Work, server: redis.Redis) -> None:
     """A worker notices that its queue is gone, and declares everything anew."""
-    work()
+    work(1)
     server.flushall()
     eventually(lambda: server.hexists("planrelay:queues", "valkey_app"))
     send(app, range(5))
@@ -223,7 +230,7 @@ def test_an_emptied_server_is_declared_again(app: Celery, work: Work, server: re
 
 def test_a_warm_stop_gives_back_what_was_not_begun(app: Celery, work: Work, server: redis.Redis) -> None:
     """What a stopping worker holds and did not begin is in the queue at once, not after a lease."""
-    worker = work(concurrency=1)
+    (worker,) = work(1, concurrency=1)
     app.send_task("hold", ["busy"])
     eventually(lambda: server.llen("busy:began") == 1)
     send(app, range(3))
@@ -237,9 +244,8 @@ def test_a_warm_stop_gives_back_what_was_not_begun(app: Celery, work: Work, serv
 
 def test_remote_control_works(app: Celery, work: Work, server: redis.Redis) -> None:
     """Ping, stats, active and revoke reach the workers and their answers come back; nothing of it stays behind."""
-    work()
-    work()
-    inspect = app.control.inspect(timeout=5, limit=2)
+    work(2)
+    inspect = app.control.inspect(["worker0@test", "worker1@test"], timeout=5)
     assert {name: answer["ok"] for name, answer in inspect.ping().items()} == {
         "worker0@test": "pong",
         "worker1@test": "pong",
