@@ -339,6 +339,7 @@ class Channel(kombu_redis.Channel):
         """Close; whatever is unacknowledged goes back to its queue."""
         self._in_poll = None  # kombu would wait for the answer, and take messages by it
         self.end_lease()
+        self._undelivered.clear()
         if not self.closed:
             with suppress(*self.connection.connection_errors):  # a server that is away forgets its listeners by itself
                 for queue in list(self.auto_delete_queues):

@@ -531,6 +531,18 @@ class TestAcknowledging:
         assert counts == [1] * 19 + [0] * 30
         assert messages[0].delivery_info["redelivered"]
 
+    def test_closing_gives_back_what_was_not_delivered_yet(self, connect: Connect) -> None:
+        """A channel that closes with messages in its hands, delivered or not, keeps none."""
+        connection, other = connect(), connect()
+        publish(connection, *range(5))
+        found: list[Message] = []
+        channel = connection.channel()
+        Consumer(channel, [WORK], on_message=found.append).consume()
+        connection.drain_events(timeout=5)
+        channel.close()
+        assert channel.closed
+        assert payloads(collect(other, 5)) == list(range(5))
+
     def test_a_requeued_message_is_the_next_and_counted(self, connect: Connect) -> None:
         """A message that is put back goes to the head of its queue, and its deliveries are counted."""
         connection = connect()
