@@ -113,7 +113,7 @@ class ClientCredentials:
             form={"grant_type": "client_credentials"},
             headers={"Authorization": _basic(self.client_id, self.client_secret), "Accept": "application/json"},
         )
-        answer = response.object()
+        answer = _object(response, self.endpoint)
         value = _first(answer, ("id_token", "access_token"), self.endpoint)
         return Token(_bearer(value, "bearer"), _lifetime(answer, value, _vendors_now(response, now)))
 
@@ -137,7 +137,7 @@ class Login:
         response = yield self.endpoint.request(
             json={"username": self.username, "password": self.password}, headers={"Accept": "application/json"}
         )
-        value = _first(response.object(), ("access_token", "token"), self.endpoint)
+        value = _first(_object(response, self.endpoint), ("access_token", "token"), self.endpoint)
         exp = _claims(value).get("exp")
         known = _lifetime({}, value, _vendors_now(response, now)) if isinstance(exp, (int, float)) else None
         return Token(_bearer(value, self.style), known)
@@ -149,6 +149,16 @@ def _basic(username: str, password: str) -> str:
 
 def _bearer(value: str, style: Literal["bearer", "raw"]) -> str:
     return value if style == "raw" else f"Bearer {value}"
+
+
+def _object(response: Response, endpoint: Endpoint) -> Mapping[str, Any]:
+    try:
+        return response.object()
+    except ContractBroken as error:
+        # Also a part of the answer stays out of the error: its beginning may be the token.
+        raise ContractBroken(
+            f"{endpoint.method} {endpoint.path} answered with success and no JSON object.", status=error.status
+        ) from None
 
 
 def _first(answer: Mapping[str, Any], names: tuple[str, ...], endpoint: Endpoint) -> str:

@@ -8,6 +8,7 @@ A bench for slices: real commands, real `Run`s, real clients; only the wire is m
     bench.sent                               every request so far
     bench.memory                             what the connection remembers between commands
     bench.plans, bench.artifacts             real ones, where a test needs them
+    bench.make_gateway                           gives each run its gateway, a real one where the wire is to be real
 
 `Gateway` and `Ledger` are stood in for by their smallest honest kin: requests are answered by a function, the ledger's
 record is a dict. `answer` makes answers.
@@ -114,6 +115,7 @@ class Bench:
             retry=SimpleNamespace(max_attempts=6),
             schedules=(),
         )
+        self.make_gateway: Callable[[], Any] = lambda: WireGateway(self)
         self._commands = 0
 
     async def do(
@@ -127,7 +129,7 @@ class Bench:
     async def _run(self, operation: Operation, data: Any, key: str, source: str) -> dict[str, Any]:
         claim = Claim(lost=0, run=1, steps=self.ledger.steps.get(key, {}), intents=self.ledger.intents.get(key, {}))
         command: Any = SimpleNamespace(id=key, source=source, type=operation.type, key=key, connection="bench")
-        gateway: Any = WireGateway(self)
+        gateway: Any = self.make_gateway()
         run = Run(
             command=command,
             connection=self.connection,
