@@ -40,7 +40,7 @@ from worker.ledger import Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mi
 from worker.message import Command, Unreadable, read
 from worker.outcome import Defer, Discard, Retry, RetryPolicy, decide
 from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
-from worker.run import Postpone, Run
+from worker.run import STORE_PATIENCE, Postpone, Run
 from worker.topology import BATCH, COMMANDS, EVENTS
 
 if TYPE_CHECKING:
@@ -449,6 +449,8 @@ class Engine:
             return await self._done(job, error, attempt)
         if isinstance(error, (Postpone, ClaimLost)):
             raise error
+        if isinstance(error, StoreAway):  # what a slice keeps there itself: its plans
+            raise Postpone(STORE_PATIENCE, "store_away") from error
         if isinstance(error, Crowded):
             raise Postpone(error.after or timedelta(seconds=1), "crowded")
         return await self._settle(job, error, attempt)
