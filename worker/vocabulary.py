@@ -31,16 +31,19 @@ class Vocabulary:
     """
     The fields of one kind of object: `names` maps ours to the vendor's, the default for writing first.
 
-    `nested` says which fields hold objects (one, or a list) with a vocabulary of their own.
+    `nested` says which of them hold objects (one, or a list) with a vocabulary of their own.
     """
 
     names: Mapping[str, tuple[str, ...]]
     nested: Mapping[str, Vocabulary] = field(default_factory=dict)
     _ours: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    _several: Mapping[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    """Fields with several names."""
 
     def __post_init__(self) -> None:
         ours = {theirs: name for name, several in self.names.items() for theirs in several}
         object.__setattr__(self, "_ours", ours)
+        object.__setattr__(self, "_several", {name: all_ for name, all_ in self.names.items() if len(all_) > 1})
 
     @classmethod
     def of(
@@ -65,35 +68,33 @@ class Vocabulary:
         """
         ours: dict[str, Any] = {}
         for key, value in theirs.items():
-            name = self._ours.get(key, key)
-            first = next((other for other in self.names.get(name, ()) if other in theirs), key)
-            if key == first:
-                ours[name] = self._read_nested(name, value)
+            name = self._ours.get(key)
+            if name is None:
+                if key not in self.names or self._first(key, theirs) is None:
+                    ours[key] = value
+            elif name not in self._several or self._first(name, theirs) == key:
+                ours[name] = self._read_nested(name, value) if name in self.nested else value
             elif key != name:
                 ours[key] = value
         return ours
 
+    def _first(self, name: str, theirs: Mapping[str, Any]) -> str | None:
+        return next((other for other in self.names[name] if other in theirs), None)
+
     def _read_nested(self, name: str, value: Any) -> Any:
-        inner = self.nested.get(name)
-        if inner is None:
-            return value
+        inner = self.nested[name]
         if isinstance(value, list):
             return [inner.read(one) if isinstance(one, Mapping) else one for one in value]
         return inner.read(value) if isinstance(value, Mapping) else value
 
     def spelling(self, theirs: Mapping[str, Any]) -> dict[str, str]:
         """Say, for each field with several names, which of them this object of the vendor's uses."""
-        used = {}
-        for name, several in self.names.items():
-            if len(several) > 1:
-                present = next((other for other in several if other in theirs), None)
-                if present is not None:
-                    used[name] = present
-        return used
+        used = {name: self._first(name, theirs) for name in self._several}
+        return {name: first for name, first in used.items() if first is not None}
 
     def ambiguous(self, values: Mapping[str, Any]) -> set[str]:
         """Give those of these fields that the vendor has several names for: writing them asks for a spelling."""
-        return {name for name in map(self.name, values) if len(self.names.get(name, ())) > 1}
+        return self._several.keys() & {self.name(key) for key in values}
 
     def name(self, key: str) -> str:
         """Give our name for a field that a command may have named in either language."""

@@ -71,6 +71,8 @@ LEAD_LIST: Final = _call("lead.list", "GET /api/leads")
 _SECRET: Final = re.compile(r"token|access_?token|reset_?token|password|stripe.*", re.IGNORECASE)
 # PP-DOC user/login: what a user object holds that must never be shown.
 
+_MAY_HOLD_USERS: Final = (models.PROJECT, models.GROUP, models.ENTERPRISE)
+
 Object = dict[str, Any]
 
 
@@ -241,8 +243,7 @@ class Planpoint:
         return self._object(await self._send(endpoint, path={"id": id}, json=vocabulary.write(changes)), vocabulary)
 
     def _object(self, response: Response, vocabulary: Vocabulary) -> Object:
-        one: Object = _without_secrets(vocabulary.read(_checked(response.object(), response)))
-        return one
+        return _read(vocabulary, response.object(), response)
 
     def _spelled(self, response: Response) -> tuple[Object, Spelling]:
         unit = _checked(response.object(), response)
@@ -260,11 +261,10 @@ class Planpoint:
                 records, count = [one], 1
             case _:
                 raise _broken("a list is documented, or an object with its records", response)
-        rows = [_without_secrets(vocabulary.read(_checked(record, response))) for record in records]
+        rows = [_read(vocabulary, record, response) for record in records]
         spelling: dict[str, str] = {}
-        for record in records:
-            for name, spelled in vocabulary.spelling(record).items():
-                spelling.setdefault(name, spelled)
+        for record in records if vocabulary is self.unit else []:
+            spelling = {**vocabulary.spelling(record), **spelling}
         return Listed(rows, count, spelling)
 
 
@@ -287,6 +287,11 @@ def _broken(documented: str, response: Response) -> ContractBroken:
         status=response.status,
         response=response.text,
     )
+
+
+def _read(vocabulary: Vocabulary, one: Any, response: Response) -> Object:
+    read = vocabulary.read(_checked(one, response))
+    return _without_secrets(read) if any(vocabulary is each for each in _MAY_HOLD_USERS) else read
 
 
 def _message(response: Response) -> str:

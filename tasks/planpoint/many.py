@@ -47,7 +47,6 @@ async def update_many(run: Run, planpoint: Planpoint, data: models.UnitUpdateMan
 
         written = await write(run, planpoint, pending, spelling, reread, size=data.batch_size)
         left = written.left
-        result["requests"] = written.requests
         if written.stopped:
             result["state"] = "quarantined"
     result["updated"] = len(pending) - len(left)

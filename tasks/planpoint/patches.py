@@ -54,7 +54,6 @@ class Written:
 
     units: Units
     left: dict[str, str] = field(default_factory=dict)
-    requests: int = 0
     stopped: bool = False
     """The run stopped itself: too much was refused."""
 
@@ -92,7 +91,6 @@ async def write(
         sending = Sending(run, planpoint, spelling, done=len(wanted) - len(pending), total=len(wanted))
         await sending.send(grouped({id: fields for id, fields in pending.items() if id not in refused}, together))
         refused |= sending.refused
-        written.requests += sending.requests
         written.units = await reread()
         pending = {id: fields for id, fields in pending.items() if not as_wanted(written.units.get(id), fields)}
         written.stopped = sending.stopped
@@ -111,7 +109,6 @@ class Sending:
         self._spelling = spelling
         self._done, self._total = done, total
         self.refused: dict[str, str] = {}
-        self.requests = 0
         self.stopped = False
         self._singly = 0
         self._no_batches = False
@@ -152,7 +149,6 @@ class Sending:
         alone = len(patch.ids) == 1
         if self._no_batches and not alone:
             return
-        self.requests += 1
         try:
             if alone:
                 self._singly += 1

@@ -144,7 +144,7 @@ class Sync:
         left += [
             {"id": item["id"], "key": item["key"], "reason": "changed by somebody else meanwhile"} for item in overtaken
         ]
-        counts = {"applied": len(items) - len(left), "not_applied": len(left), "requests": written.requests}
+        counts = {"applied": len(items) - len(left), "not_applied": len(left)}
         if left:
             warnings = [*warnings, f"{len(left)} of {len(items)} units are not as planned: see not_applied."]
         return await self._told(plan, state, warnings, counts=counts, left=left)

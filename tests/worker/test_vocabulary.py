@@ -10,7 +10,7 @@ from worker.errors import BadCommand
 from worker.vocabulary import Vocabulary, snake_case
 
 INNER = Vocabulary.of("unitNumber", id="_id")
-ONE = Vocabulary.of("name", "unitNumber", id="_id", status=("status", "availability"), nested={"units": INNER})
+ONE = Vocabulary.of("name", "unitNumber", "units", id="_id", status=("status", "availability"), nested={"units": INNER})
 
 
 @pytest.mark.parametrize(
