@@ -64,7 +64,7 @@ PART: Final = 5 * 1024 * 1024
 MOST_PARTS: Final = 9_500
 """Parts that an upload of known size is cut into at most; S3 takes 10,000."""
 
-_THREADS: Final = 4
+_THREADS: Final = 8
 _ABORT_PATIENCE: Final = 10.0  # seconds
 _RETRY: Final = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}  # of one part: the store's own business
 _CONTENT_TYPES: Final = {
@@ -110,7 +110,7 @@ class Artifacts:
         Give the place that a destination names, or raise `BadCommand` with the field, the rule and the remedy.
 
         Refused: outside `[artifacts].allowed`, `..`, symlinks that lead out, unknown schemes, directories, encoded dots
-        and slashes, control characters, braces that nothing has filled in. Looks at the disk, sends nothing.
+        and slashes, control characters, braces that `fill` does not know. Looks at the disk, sends nothing.
         """
         return self._allowed.check(destination, field=field)
 
@@ -135,6 +135,8 @@ class Artifacts:
         killed or cut-off run left can be continued: see `Writer.partial`.
         """
         place = destination if isinstance(destination, Destination) else self.check(destination)
+        if not place.is_filled:
+            raise BadCommand(f"{place.field}: {place.given!r} still holds braces. Fill it first.")
         return Writer(self, place, check=check, size=size, resume_key=resume_key)
 
     async def read(self, source: str | Destination, *, max_bytes: int, field: str = "source") -> bytes:
@@ -253,11 +255,17 @@ class Writer:
         keep = self._findings is None and error is not None and _passing(error)
         await _uninterrupted(asyncio.ensure_future(self._leave(keep=keep)))
 
-    async def _leave(self, *, keep: bool) -> None:
+    async def _idle(self) -> None:
+        """Wait until nothing is at work, whatever becomes of it."""
         if self._working is not None:
             self._working.cancel()
             await asyncio.wait([self._working])
+            if not self._working.cancelled():
+                self._working.exception()  # seen: whoever throws the block away need not hear of it
             self._working = None
+
+    async def _leave(self, *, keep: bool) -> None:
+        await self._idle()
         with suppress(StorageError), storage_errors(self.destination, "write"):
             await self._sink.close(keep=keep)
 
@@ -267,7 +275,7 @@ class Writer:
 
         Without one, or with a weak one (`W/…`: RFC 9110 13.1.5 forbids it in If-Range), the file can't be continued.
         """
-        await self._settle(ignore=True)
+        await self._idle()
         strong = None if validator is None or validator.startswith("W/") else validator
         with storage_errors(self.destination, "write"):
             await self._sink.restart(strong)
@@ -326,31 +334,30 @@ class Writer:
 
     async def _hand_over(self) -> None:
         await self._settle()
-        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        block = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting, self._waiting_bytes = [], 0
-        self._working = asyncio.create_task(self._work(data))
+        self._working = asyncio.create_task(self._work(block))
 
-    async def _settle(self, *, ignore: bool = False) -> None:
-        """Wait for the block at work; its error is raised here."""
+    async def _settle(self) -> None:
+        """Wait for the block at work. Its error is raised here, and ever again: without that block there is no file."""
         if self._working is not None:
-            working, self._working = self._working, None
-            if ignore:
-                await asyncio.wait([working])
-                working.exception()
-            else:
-                await working
+            if self._working.cancelled():
+                raise StorageFailed(f"{self.destination.field}: writing {self.destination.given!r} was interrupted.")
+            await self._working
+            self._working = None
 
-    async def _work(self, data: bytes) -> None:
+    async def _work(self, block: bytes) -> None:
         with storage_errors(self.destination, "write"):
             if self.partial is not None:  # nobody restarted: these bytes go on from the ones that are there
                 self.partial = None
-                await self._sink.replay(self._look)
-            await self._sink.write(data, self._look)
+                async for old in self._sink.there():
+                    await self._look(old)
+            await _all(self._look(block), self._sink.write(block))
 
-    def _look(self, data: bytes) -> None:
-        self._hash.update(data)
-        if self._check is not None:
-            self._check.feed(data)
+    async def _look(self, block: bytes) -> None:
+        # Hashing lets go of the interpreter at once, and so does writing; the check, which keeps it, begins last.
+        hashing = self._artifacts.in_thread(self._hash.update, block)
+        await (hashing if self._check is None else _all(hashing, self._artifacts.in_thread(self._check.feed, block)))
 
 
 class _File:
@@ -379,19 +386,14 @@ class _File:
     async def restart(self, validator: str | None) -> None:
         await self._artifacts.in_thread(self._open.restart, validator)
 
-    async def replay(self, look: Callable[[bytes], None]) -> None:
+    async def there(self) -> AsyncGenerator[bytes, None]:
+        """Give what is there already."""
         blocks = self._open.blocks()
         while block := await self._artifacts.in_thread(next, blocks, b""):
-            await self._artifacts.in_thread(look, block)
+            yield block
 
-    async def write(self, data: bytes, look: Callable[[bytes], None]) -> None:
-        file = self._open
-
-        def work() -> None:
-            look(data)
-            file.write(data)
-
-        await self._artifacts.in_thread(work)
+    async def write(self, block: bytes) -> None:
+        await self._artifacts.in_thread(self._open.write, block)
 
     async def publish(self) -> None:
         await self._artifacts.in_thread(self._open.publish)
@@ -426,14 +428,15 @@ class _Upload:
         await self.close(keep=False)
         await self.open()
 
-    async def replay(self, look: Callable[[bytes], None]) -> None:
-        """Nothing is there already."""
+    async def there(self) -> AsyncGenerator[bytes, None]:
+        """Give nothing: an upload cannot be continued."""
+        for block in list[bytes]():
+            yield block
 
-    async def write(self, data: bytes, look: Callable[[bytes], None]) -> None:
+    async def write(self, block: bytes) -> None:
         if self._upload is None:
             raise ValueError("This writer is not open: use it by `async with`.")
-        await self._artifacts.in_thread(look, data)
-        await self._upload.write(data)
+        await self._upload.write(block)
 
     async def publish(self) -> None:
         if self._upload is None:
@@ -512,6 +515,13 @@ def _plain_http() -> bool:
         for name, value in os.environ.items()
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))
     )
+
+
+async def _all(*work: Awaitable[None]) -> None:
+    """Wait until everything is done, and raise the first error only then."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 async def _uninterrupted(work: Awaitable[_T]) -> _T:

@@ -117,17 +117,18 @@ class CsvCheck:
     def _count_alike(self) -> tuple[int, int] | None:
         """Count records if all are of the heading's width, and nothing has to be weighed; None where something has."""
         held, width = self._held, self._width
-        end = held.rfind(b"\n") + 1
-        bones = self._unescaped(held[:end]).translate(None, _DELETED)
-        stop, quotes = len(bones), bones.count(b'"')
+        bones = self._unescaped(held).translate(None, _DELETED)
+        end, stop = held.rfind(b"\n") + 1, bones.rfind(b"\n") + 1
+        quotes = bones.count(b'"', 0, stop)
         while quotes % 2:  # the last newline is inside quotes: go back to one that is not
             before = bones.rfind(b"\n", 0, stop - 1) + 1
             quotes -= bones.count(b'"', before, stop)
             stop, end = before, held.rfind(b"\n", 0, end - 1) + 1
         if not end:
             return None if held else (0, 0)
+        bones = bones[:stop]
         if quotes:
-            parts = bones[:stop].split(b'"')
+            parts = bones.split(b'"')
             bones = b"".join(parts[::2])
             if b"\n" in b"".join(parts[1::2]) and not _quotes_are_in_place(self._unescaped(held[:end])):
                 return None  # what seems a cell of several lines are two quotes in two bare cells

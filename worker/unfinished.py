@@ -82,12 +82,13 @@ class Unfinished:
                 os.close(note)
             self.validator = validator
 
-    def write(self, data: bytes) -> None:
-        """Append all of `data`."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        self.size += len(data)
+    def write(self, block: bytes) -> None:
+        """Append all of the block."""
+        left = memoryview(block)
+        while left:
+            written = os.write(self._fd, left)
+            self.size += written
+            left = left[written:]
 
     def publish(self) -> None:
         """

@@ -10,13 +10,13 @@ import sys
 import textwrap
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.artifacts import BLOCK, Artifacts, Partial, Published, storage_errors
+from worker.artifacts import BLOCK, Artifacts, Partial, Published, Writer, storage_errors
 from worker.errors import (
     BadCommand,
     ContractBroken,
@@ -117,9 +117,8 @@ async def test_a_cancelled_writer_leaves_nothing(artifacts: Artifacts, place: Pa
 
     async def forever() -> None:
         async with artifacts.writer("artifacts/a.bin") as writer:
-            while True:
-                await writer.write(bytes(BLOCK))
-                started.set()
+            started.set()
+            await write_forever(writer)
 
     task = asyncio.create_task(forever())
     await started.wait()
@@ -341,8 +340,53 @@ def test_what_the_system_says_has_its_place_in_the_tree(
     artifacts: Artifacts, number: int, error: type[RelayError]
 ) -> None:
     """No room and no rights are final, a failing disk is not; each names the destination."""
-    with pytest.raises(error, match="could not write"), storage_errors(artifacts.check("artifacts/a.csv"), "write"):
+    with pytest.raises(error, match=r"artifacts/a\.csv"), storage_errors(artifacts.check("artifacts/a.csv"), "write"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_block_that_failed_is_never_left_out(tmp_path: Path) -> None:
+    """Whoever goes on after an error gets it again and publishes nothing; a restart makes it good."""
+    script = """
+        import asyncio, resource, sys
+        from pathlib import Path
+        from worker.artifacts import Artifacts
+        from worker.errors import StorageFull
+
+        async def main():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))
+            async with Artifacts(["artifacts/"], cwd=Path(sys.argv[1])).writer("artifacts/a") as writer:
+                for size in [1 << 20] * 8 + [0]:
+                    try:
+                        await (writer.write(bytes(size)) if size else writer.publish())
+                    except StorageFull:
+                        print("full")
+                await writer.restart()
+                await writer.write(b"anew")
+                print((await writer.publish()).bytes)
+
+        asyncio.run(main())
+    """
+    said = run_python(script, str(tmp_path)).split()
+    assert said[-1] == "4"
+    assert set(said[:-1]) == {"full"}
+    assert len(said) > 2
+    assert (tmp_path / "artifacts/a").read_bytes() == b"anew"
+
+
+async def test_a_write_that_was_interrupted_is_never_left_out(artifacts: Artifacts, place: Path) -> None:
+    """A time limit around a write leaves a file that cannot be published as if nothing had happened."""
+    async with artifacts.writer("artifacts/a.bin") as writer:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(write_forever(writer), 0.05)
+        with suppress(StorageFailed):
+            await writer.publish()
+            assert (place / "a.bin").stat().st_size == writer.bytes
+
+
+async def write_forever(writer: Writer) -> None:
+    """Write until somebody stops it."""
+    while True:
+        await writer.write(bytes(BLOCK))
 
 
 # --- Going on after a crash ------------------------------------------------------------------------------------------
@@ -375,6 +419,36 @@ def kill_a_writer(tmp_path: Path, resume_key: str | None, validator: str | None)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run_python(KILLED % (resume_key, validator), str(tmp_path))
     assert caught.value.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("after", [0.02, 0.05, 0.11, 0.17])
+def test_killed_anywhere_the_name_holds_a_whole_file(tmp_path: Path, after: float) -> None:
+    """A process that publishes one version after another is killed: what is there is one of them, whole."""
+    script = """
+        import asyncio, sys
+        from pathlib import Path
+        from worker.artifacts import Artifacts
+
+        async def main():
+            artifacts = Artifacts(["artifacts/"], cwd=Path(sys.argv[1]))
+            for version in range(10_000):
+                async with artifacts.writer("artifacts/a.bin") as writer:
+                    for _ in range(3):
+                        await writer.write(bytes([version % 256]) * (1 << 20))
+                    await writer.publish()
+                print(version, flush=True)
+
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(after)
+        process.kill()
+    data = (tmp_path / "artifacts/a.bin").read_bytes()
+    assert data == data[:1] * (3 << 20)
 
 
 async def test_a_killed_writer_can_be_continued(artifacts: Artifacts, place: Path, tmp_path: Path) -> None:
