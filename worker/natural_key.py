@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.errors import BadCommand, Conflict, OutcomeUnknown
 
 if TYPE_CHECKING:
-    from worker.run import Run
+    from worker.run import Once, Run
 
 Row = dict[str, Any]
 """An object of the vendor's in our names, with its `id`."""
@@ -31,6 +31,15 @@ class Candidates:
     complete: bool = True
 
 
+class Fitting(Protocol):
+    """Gives the objects that fit the key; `surely`: none is an answer only where all were listed."""
+
+    async def __call__(self, *, surely: bool = True) -> list[Row]: ...
+
+
+Send = Callable[[], Awaitable[Row]]
+
+
 async def make_once(
     run: Run,
     *,
@@ -39,7 +48,7 @@ async def make_once(
     match_on: Sequence[str] | None,
     default: Sequence[str],
     look: Callable[[], Awaitable[Candidates]],
-    send: Callable[[], Awaitable[Row]],
+    send: Send,
 ) -> dict[str, Any]:
     """
     Give the object that `send` makes, with `how`: `created`, `found` (an interrupted send had made it) or `adopted`.
@@ -64,28 +73,34 @@ async def make_once(
             )
         return rows
 
-    if match_on is not None:
-
-        async def find_one() -> list[Row]:
-            found = await fitting()
-            if len(found) > 1:
-                ids = ", ".join(str(row["id"]) for row in found[:5])
-                raise Conflict(f"match_on fits {len(found)} {noun}s ({ids}): name more fields, so that it fits one.")
-            return found
-
-        async with run.exclusive(f"{noun}.create:{_digest(key)}"):
-            made = await run.once("create", send, find_one, adopt=True)
+    if match_on is None:
+        made = await _make_new(run, key, fitting, send)
     else:
-
-        async def before() -> list[str]:
-            return [str(row["id"]) for row in await fitting(surely=False)]
-
-        async def find_new() -> list[Row]:
-            return [row for row in await fitting() if str(row["id"]) not in known]
-
-        known = await run.step("before", before) if key else []
-        made = await run.once("create", send, find_new if key else None)
+        made = await _adopt_or_make(run, noun, key, fitting, send)
     return {**made.value, "how": made.how}
+
+
+async def _make_new(run: Run, key: Row, fitting: Fitting, send: Send) -> Once:
+    async def before() -> list[str]:
+        return [str(row["id"]) for row in await fitting(surely=False)]
+
+    async def find() -> list[Row]:
+        return [row for row in await fitting() if str(row["id"]) not in known]
+
+    known = await run.step("before", before) if key else []
+    return await run.once("create", send, find if key else None)
+
+
+async def _adopt_or_make(run: Run, noun: str, key: Row, fitting: Fitting, send: Send) -> Once:
+    async def find() -> list[Row]:
+        found = await fitting()
+        if len(found) > 1:
+            ids = ", ".join(str(row["id"]) for row in found[:5])
+            raise Conflict(f"match_on fits {len(found)} {noun}s ({ids}): name more fields, so that it fits one.")
+        return found
+
+    async with run.exclusive(f"{noun}.create:{_digest(key)}"):
+        return await run.once("create", send, find, adopt=True)
 
 
 def natural_key(wanted: Row, match_on: Sequence[str] | None, default: Sequence[str]) -> dict[str, Any]:

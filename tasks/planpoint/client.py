@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
-from worker.errors import ContractBroken, Paused, Rejection, RelayError
+from worker.errors import RESPONSE_EXCERPT, ContractBroken, Paused, Rejection, RelayError
 from worker.rest import Endpoint, Evidence
 from worker.vocabulary import Spelling, Vocabulary
 
@@ -68,10 +68,9 @@ UNIT_UPDATE_MANY: Final = _call("unit.update_many", "PATCH /api/units")  # one p
 UNIT_DELETE: Final = _call("unit.delete", "DELETE /api/units/{id}")
 LEAD_LIST: Final = _call("lead.list", "GET /api/leads")
 
-_SECRET: Final = re.compile(r"token|access_?token|reset_?token|password|stripe.*", re.IGNORECASE)
-# PP-DOC user/login: what a user object holds that must never be shown.
-
-_MAY_HOLD_USERS: Final = (models.PROJECT, models.GROUP, models.ENTERPRISE)
+_SECRETS: Final = r"token|access_?token|reset_?token|password|stripe\w*"
+_SECRET: Final = re.compile(_SECRETS, re.IGNORECASE)
+_SECRET_PAIR: Final = re.compile(rf'(?P<name>"(?:{_SECRETS})"\s*:\s*)(?:"(?:[^"\\]|\\.)*"?|[^",}}\]]+)', re.IGNORECASE)
 
 Object = dict[str, Any]
 
@@ -113,19 +112,19 @@ class Planpoint:
 
     async def list_projects(self) -> Listed:
         """Give the account's projects, in short."""
-        return self._list(await self._send(PROJECT_MINE), models.PROJECT)
+        return await self._many(PROJECT_MINE, models.PROJECT)
 
     async def read_project(self, id: str) -> Object:
         """Give one project, whole: with floors, units, commercial spaces and collections."""
-        return self._object(await self._send(PROJECT_READ, path={"id": id}), models.PROJECT)
+        return await self._one(PROJECT_READ, models.PROJECT, path={"id": id})
 
     async def create_project(self, fields: Mapping[str, Any]) -> Object:
         """Make a project."""
-        return self._object(await self._send(PROJECT_CREATE, json=models.PROJECT.write(fields)), models.PROJECT)
+        return await self._one(PROJECT_CREATE, models.PROJECT, fields=fields)
 
     async def update_project(self, id: str, changes: Mapping[str, Any]) -> Object:
         """Set some fields of a project; gives it as it is then."""
-        return await self._update(PROJECT_UPDATE, id, changes, models.PROJECT)
+        return await self._one(PROJECT_UPDATE, models.PROJECT, path={"id": id}, fields=changes)
 
     async def delete_project(self, id: str) -> str:
         """Delete a project; gives what the vendor says."""
@@ -137,19 +136,19 @@ class Planpoint:
 
     async def list_groups(self) -> Listed:
         """Give the account's groups."""
-        return self._list(await self._send(GROUP_LIST), models.GROUP)
+        return await self._many(GROUP_LIST, models.GROUP)
 
     async def read_group(self, id: str) -> Object:
         """Give one group."""
-        return self._object(await self._send(GROUP_READ, path={"id": id}), models.GROUP)
+        return await self._one(GROUP_READ, models.GROUP, path={"id": id})
 
     async def create_group(self, fields: Mapping[str, Any]) -> Object:
         """Make a group."""
-        return self._object(await self._send(GROUP_CREATE, json=models.GROUP.write(fields)), models.GROUP)
+        return await self._one(GROUP_CREATE, models.GROUP, fields=fields)
 
     async def update_group(self, id: str, changes: Mapping[str, Any]) -> Object:
         """Set some fields of a group; gives it as it is then."""
-        return await self._update(GROUP_UPDATE, id, changes, models.GROUP)
+        return await self._one(GROUP_UPDATE, models.GROUP, path={"id": id}, fields=changes)
 
     async def find_enterprises(self, namespace: str, host_name: str) -> Listed:
         """Give the enterprises of a namespace that a host has access to."""
@@ -159,52 +158,51 @@ class Planpoint:
 
     async def list_floors(self, project_id: str) -> Listed:
         """Give a project's floors."""
-        return self._list(await self._send(FLOOR_LIST, query={"pid": project_id}), models.FLOOR)
+        return await self._many(FLOOR_LIST, models.FLOOR, query={"pid": project_id})
 
     async def read_floor(self, id: str) -> Object:
         """Give one floor."""
-        return self._object(await self._send(FLOOR_READ, path={"id": id}), models.FLOOR)
+        return await self._one(FLOOR_READ, models.FLOOR, path={"id": id})
 
     async def project_of(self, floor_id: str) -> str:
         """Give the id of the project that a floor is in."""
-        response = await self._send(FLOOR_READ, path={"id": floor_id})
-        project = reference(self._object(response, models.FLOOR).get("project"))
+        project = reference((await self.read_floor(floor_id)).get("project"))
         if project is None:
-            raise _broken("each floor has a project, an id", response)
+            raise ContractBroken(f"Planpoint shows the floor {floor_id} without its project, which each floor has.")
         return project
 
     async def create_floor(self, project_id: str, fields: Mapping[str, Any]) -> Object:
         """Make a floor in a project."""
-        body = {"project": {"_id": project_id}, **models.FLOOR.write(fields)}
-        return self._object(await self._send(FLOOR_CREATE, json=body), models.FLOOR)
+        owner = {"project": {"_id": project_id}}
+        return await self._one(FLOOR_CREATE, models.FLOOR, fields=fields, owner=owner)
 
     async def update_floor(self, id: str, changes: Mapping[str, Any]) -> Object:
         """Set some fields of a floor; gives it as it is then."""
-        return await self._update(FLOOR_UPDATE, id, changes, models.FLOOR)
+        return await self._one(FLOOR_UPDATE, models.FLOOR, path={"id": id}, fields=changes)
 
     # Units
 
     async def list_units(self, project_id: str) -> Listed:
         """Give a project's units, all of them: there is no paging."""
-        return self._list(await self._send(UNIT_LIST, query={"pid": project_id}), self.unit)
+        return await self._many(UNIT_LIST, self.unit, query={"pid": project_id})
 
     async def read_unit(self, id: str) -> tuple[Object, Spelling]:
         """Give one unit, and the names that its fields came under."""
-        return self._spelled(await self._send(UNIT_READ, path={"id": id}))
+        return await self._spelled(UNIT_READ, path={"id": id})
 
     async def create_unit(self, floor_id: str, fields: Mapping[str, Any], spelling: Spelling) -> Object:
         """Make a unit on a floor."""
-        body = {"floor": {"_id": floor_id}, **self.unit.write(fields, spelling)}
-        return self._object(await self._send(UNIT_CREATE, json=body), self.unit)
+        owner = {"floor": {"_id": floor_id}}
+        return await self._one(UNIT_CREATE, self.unit, fields=fields, spelling=spelling, owner=owner)
 
     async def update_unit(self, id: str, changes: Mapping[str, Any], spelling: Spelling) -> tuple[Object, Spelling]:
         """Set some fields of a unit; gives the unit as it is then, and the names that its fields came under."""
-        return self._spelled(await self._send(UNIT_UPDATE, path={"id": id}, json=self.unit.write(changes, spelling)))
+        return await self._spelled(UNIT_UPDATE, path={"id": id}, fields=changes, spelling=spelling)
 
     async def update_units(self, ids: Sequence[str], changes: Mapping[str, Any], spelling: Spelling) -> None:
         """Set the same fields of many units. What came of it is to be read: ids that don't exist are no error."""
-        body = {"ids": list(ids), "patchData": self.unit.write(changes, spelling)}
-        (await self._send(UNIT_UPDATE_MANY, json=body)).json()
+        patch = self._words(UNIT_UPDATE_MANY, self.unit).write(changes, spelling)
+        _decoded(await self._send(UNIT_UPDATE_MANY, json={"ids": list(ids), "patchData": patch}))
 
     async def delete_unit(self, id: str) -> str:
         """Delete a unit; gives what the vendor says."""
@@ -234,38 +232,58 @@ class Planpoint:
             raise _paused(error) or error from None
         return response
 
+    def _words(self, endpoint: Endpoint, vocabulary: Vocabulary) -> Vocabulary:
+        """Give the vocabulary with the names that the operator has settled for this one operation."""
+        override = self._gateway.connection.operations.get(endpoint.name)
+        return vocabulary.configured(override.fields) if override is not None else vocabulary
+
+    async def _exchange(
+        self,
+        endpoint: Endpoint,
+        words: Vocabulary,
+        *,
+        fields: Mapping[str, Any] | None = None,
+        spelling: Spelling | None = None,
+        owner: Mapping[str, Any] | None = None,
+        **request: Any,
+    ) -> Object:
+        """Send fields in the vendor's names, beside what they belong to, and give the object that is answered."""
+        if fields is not None:
+            request["json"] = {**(owner or {}), **words.write(fields, spelling)}
+        response = await self._send(endpoint, **request)
+        return _checked(_decoded(response), response)
+
+    async def _one(self, endpoint: Endpoint, vocabulary: Vocabulary, **said: Any) -> Object:
+        words = self._words(endpoint, vocabulary)
+        return _read(words, await self._exchange(endpoint, words, **said))
+
+    async def _spelled(self, endpoint: Endpoint, **said: Any) -> tuple[Object, Spelling]:
+        words = self._words(endpoint, self.unit)
+        unit = await self._exchange(endpoint, words, **said)
+        return words.read(unit), words.spelling(unit)
+
     async def _find(self, endpoint: Endpoint, vocabulary: Vocabulary, namespace: str, host_name: str) -> Listed:
-        # One object (PP-OAS) or all that the host can reach (planpoint.txt): accept both.
-        response = await self._send(endpoint, json={"namespace": namespace, "hostName": host_name})
-        return self._list(response, vocabulary)
+        return await self._many(endpoint, vocabulary, json={"namespace": namespace, "hostName": host_name})
 
-    async def _update(self, endpoint: Endpoint, id: str, changes: Mapping[str, Any], vocabulary: Vocabulary) -> Object:
-        return self._object(await self._send(endpoint, path={"id": id}, json=vocabulary.write(changes)), vocabulary)
-
-    def _object(self, response: Response, vocabulary: Vocabulary) -> Object:
-        return _read(vocabulary, response.object(), response)
-
-    def _spelled(self, response: Response) -> tuple[Object, Spelling]:
-        unit = _checked(response.object(), response)
-        return self.unit.read(unit), self.unit.spelling(unit)
-
-    def _list(self, response: Response, vocabulary: Vocabulary) -> Listed:
-        match response.json():
+    async def _many(self, endpoint: Endpoint, vocabulary: Vocabulary, **request: Any) -> Listed:
+        words = self._words(endpoint, vocabulary)
+        response = await self._send(endpoint, **request)
+        count = None
+        match _decoded(response):
             case list() as records:
-                count = len(records)
-            case {"records": list() as records, "count": int() as count}:
                 pass
-            case {"records": list() as records}:
-                count = len(records)
-            case {"_id": _} as one:
-                records, count = [one], 1
+            case {"records": list() as records, **rest}:
+                count = rest.get("count")
+            case dict() as one if endpoint.name.endswith(".find"):
+                records = [one]  # PP-OAS has one object here, planpoint.txt all that the host can reach
             case _:
                 raise _broken("a list is documented, or an object with its records", response)
-        rows = [_read(vocabulary, record, response) for record in records]
+        known = vocabulary is not models.ENTERPRISE  # whose shape no page shows
+        rows = [_read(words, _checked(record, response, known=known)) for record in records]
         spelling: dict[str, str] = {}
         for record in records if vocabulary is self.unit else []:
-            spelling = {**vocabulary.spelling(record), **spelling}
-        return Listed(rows, count, spelling)
+            spelling = {**words.spelling(record), **spelling}
+        return Listed(rows, count if type(count) is int else len(rows), spelling)
 
 
 def reference(value: Any) -> str | None:
@@ -275,8 +293,16 @@ def reference(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _checked(one: Any, response: Response) -> Object:
-    if not isinstance(one, dict) or not isinstance(one.get("_id"), str):
+def _decoded(response: Response) -> Any:
+    try:
+        return response.json()
+    except ContractBroken as error:
+        error.response = _redacted(response.text)[:RESPONSE_EXCERPT]
+        raise
+
+
+def _checked(one: Any, response: Response, *, known: bool = True) -> Object:
+    if not isinstance(one, dict) or (known and not isinstance(one.get("_id"), str)):
         raise _broken("each object has an _id, a text", response)
     return one
 
@@ -285,13 +311,29 @@ def _broken(documented: str, response: Response) -> ContractBroken:
     return ContractBroken(
         f"Planpoint answered {response.status} with another body than documented: {documented}.",
         status=response.status,
-        response=response.text,
+        response=_redacted(response.text),
     )
 
 
-def _read(vocabulary: Vocabulary, one: Any, response: Response) -> Object:
-    read = vocabulary.read(_checked(one, response))
-    return _without_secrets(read) if any(vocabulary is each for each in _MAY_HOLD_USERS) else read
+# Users may stand inside other objects, with tokens and payment data (PP-DOC, user/login): these never leave.
+
+
+def _read(words: Vocabulary, one: Object) -> Object:
+    read: Object = words.read(one)
+    return read if words.nested == {} else _without_secrets(read)  # units and leads hold no other objects
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items() if not _SECRET.fullmatch(name)}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value
+
+
+def _redacted(text: str) -> str:
+    """Take secrets out of a body that is no object: whole or cut off, it may hold them."""
+    return _SECRET_PAIR.sub(r"\g<name>\"…\"", text)
 
 
 def _message(response: Response) -> str:
@@ -301,15 +343,6 @@ def _message(response: Response) -> str:
     except ValueError:
         return ""
     return body["message"] if isinstance(body, dict) and isinstance(body.get("message"), str) else ""
-
-
-def _without_secrets(value: Any) -> Any:
-    """Drop what must never leave: users, with tokens and payment data, may stand inside other objects (PP-DOC)."""
-    if isinstance(value, dict):
-        return {name: _without_secrets(inner) for name, inner in value.items() if not _SECRET.fullmatch(name)}
-    if isinstance(value, list):
-        return [_without_secrets(inner) for inner in value]
-    return value
 
 
 def _discreet(error: RelayError) -> RelayError:

@@ -1,4 +1,8 @@
-"""One coroutine per command type of Planpoint (contract §9). The vendor on one page: `tasks.planpoint`."""
+"""
+One coroutine per command type of Planpoint; the vendor on one page: `tasks.planpoint`.
+
+All two dozen stand here, so that the file can be read as the list of what Planpoint is asked for.
+"""
 
 from __future__ import annotations
 

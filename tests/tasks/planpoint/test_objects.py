@@ -217,7 +217,7 @@ def test_a_connection_signs_in_with_what_it_has() -> None:
 async def test_an_operation_may_be_elsewhere(bench: Bench) -> None:
     """`[connections.X.operations]` moves what apis marks as assumed."""
     bench.connection.operations = {
-        "project.delete": type("Override", (), {"method": "POST", "path": "/api/p/{id}/gone"})
+        "project.delete": type("Override", (), {"method": "POST", "path": "/api/p/{id}/gone", "fields": {}})
     }
     bench.wire = lambda request: answer({"_id": PROJECT, "name": "N", "namespace": "a", "hostName": "h"})
 
@@ -230,8 +230,45 @@ async def test_a_floor_without_its_project_is_a_broken_contract(bench: Bench) ->
     """Making a unit needs the floor's project; a floor that names none is not as documented."""
     bench.wire = lambda request: answer({"_id": FLOOR, "name": "1"})
 
-    with pytest.raises(ContractBroken, match="each floor has a project"):
+    with pytest.raises(ContractBroken, match="which each floor has"):
         await bench.do("planpoint.unit.create", {"floor_id": FLOOR, "name": "101"})
+
+
+async def test_a_field_may_be_called_otherwise_in_one_operation(bench: Bench) -> None:
+    """`[connections.X.operations."group.create"].fields` is obeyed there, and only there."""
+    override = {"method": None, "path": None, "fields": {"name": "title"}}
+    bench.connection.operations = {"group.create": type("Override", (), override)}
+
+    def app(request: Request) -> Response:
+        return answer([] if request.method == "GET" else {"_id": ident(1), "title": "Downtown"})
+
+    bench.wire = app
+
+    made = await bench.do("planpoint.group.create", {"name": "Downtown"})
+
+    assert bench.sent[-1].json == {"title": "Downtown"}
+    assert made["name"] == "Downtown"
+
+
+async def test_an_enterprise_may_have_any_shape(bench: Bench) -> None:
+    """No page shows one: an object without an id is a row all the same."""
+    bench.wire = lambda request: answer({"name": "Acme", "enterpriseImageUrl": "https://example.com/a.png"})
+
+    found = await bench.do("planpoint.enterprise.find", {"namespace": "acme", "host_name": "h"})
+
+    assert found["rows"] == [{"name": "Acme", "enterprise_image_url": "https://example.com/a.png"}]
+
+
+@pytest.mark.parametrize("cut_at", [10, 40, 70, 100, 130, -1])
+async def test_secrets_stay_out_of_the_error_for_a_body_that_is_cut(bench: Bench, cut_at: int) -> None:
+    """A project that breaks off, its owner's secrets in it: the error's excerpt is without them."""
+    body = json.dumps({"user": {**SECRETS, "name": "Ada"}, "_id": PROJECT}).encode()[:cut_at]
+    bench.wire = lambda request: answer(body)
+
+    with pytest.raises(ContractBroken) as raised:
+        await bench.do("planpoint.project.read", {"id": PROJECT})
+
+    assert "secret" not in str(raised.value.response)
 
 
 async def test_a_floors_project_is_asked_once(bench: Bench, account: Account) -> None:
