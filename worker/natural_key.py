@@ -34,7 +34,9 @@ class Candidates:
 class Fitting(Protocol):
     """Gives the objects that fit the key; `surely`: none is an answer only where all were listed."""
 
-    async def __call__(self, *, surely: bool = True) -> list[Row]: ...
+    async def __call__(self, *, surely: bool = True) -> list[Row]:
+        """List and compare."""
+        ...
 
 
 Send = Callable[[], Awaitable[Row]]

@@ -256,6 +256,12 @@ def match_on(data: Creation, vocabulary: Vocabulary, **references: str | None) -
 # --- One per command type ---------------------------------------------------------------------------------------------
 
 
+class ProjectRead(One):
+    """One project, whole. With floors and units it may be too large for an event: `destination` takes it as a row."""
+
+    destination: Destination | None = None
+
+
 class ProjectCreate(Creation):
     """A new project (viewerdocs, endpoint/projects/post)."""
 

@@ -46,10 +46,21 @@ async def project_mine(run: Run, data: models.Mine) -> Result:
     return await _rows(run, data, Planpoint(run.gateway).list_projects)
 
 
-@command("planpoint.project.read", data=models.One, uses=(client.PROJECT_READ,))
-async def project_read(run: Run, data: models.One) -> Result:
-    """Read one project, whole: with floors, units, commercial spaces and collections. Source: api/openapi.yaml."""
-    return await Planpoint(run.gateway).read_project(data.id)
+@command("planpoint.project.read", data=models.ProjectRead, uses=(client.PROJECT_READ,))
+async def project_read(run: Run, data: models.ProjectRead) -> Result:
+    """
+    Read one project, whole: with floors, units, commercial spaces and collections.
+
+    Prices are numbers in the project's own currency, areas in its `area_unit`. Source: api/openapi.yaml.
+    """
+    planpoint = Planpoint(run.gateway)
+    if data.destination is None:
+        return await planpoint.read_project(data.id)
+
+    async def look() -> Listed:
+        return Listed([await planpoint.read_project(data.id)], 1, {})
+
+    return await _rows(run, models.Listing(destination=data.destination), look, project_id=data.id)
 
 
 @command(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from config.connections import Connection
 from tasks.planpoint import SYSTEM
 from tests.tasks.bench import Bench, answer, cut
 from tests.tasks.planpoint.conftest import FLOOR, PROJECT, Account, ident
+from worker.artifacts import Artifacts
 from worker.auth import Bearer, Login
 from worker.errors import Conflict, ContractBroken, NotFound, OutcomeUnknown, Unanswered
 from worker.rest import Request, Response
@@ -248,6 +250,20 @@ async def test_a_field_may_be_called_otherwise_in_one_operation(bench: Bench) ->
 
     assert bench.sent[-1].json == {"title": "Downtown"}
     assert made["name"] == "Downtown"
+
+
+async def test_a_project_too_large_for_an_event_goes_to_a_file(bench: Bench, tmp_path: Path) -> None:
+    """`project.read` with a destination writes the whole project as one row."""
+    bench.artifacts = Artifacts(("./",), cwd=tmp_path)
+    units = [{"_id": ident(n), "unitNumber": str(n)} for n in range(1, 6_000)]
+    project = {"_id": PROJECT, "name": "N", "floors": [{"_id": FLOOR, "units": units}]}
+    bench.wire = lambda request: answer(project)
+
+    result = await bench.do("planpoint.project.read", {"id": PROJECT, "destination": "{project_id}.jsonl"})
+
+    assert (result["rows"], result["complete"]) == (1, True)
+    (line,) = (tmp_path / f"{PROJECT}.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["floors"][0]["units"]) == 5_999
 
 
 async def test_an_enterprise_may_have_any_shape(bench: Bench) -> None:
