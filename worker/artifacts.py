@@ -4,34 +4,26 @@ Files and object stores: streamed in, verified on the way, published at once or 
 A command writes through a `Writer`. Nothing is under the final name until `publish` has returned; then the whole file
 is. Local files are written under a hidden name, made to last and renamed (`worker.unfinished`); object stores get a
 multipart upload that is completed or aborted. Memory is constant: one block fills while the one before is hashed,
-checked and written in a thread. Knows no vendor.
-
-S3, Google Cloud and Azure take their credentials and endpoints from the environment: `AWS_*`, `GOOGLE_*`, `AZURE_*`,
-as obstore has them. A worker that is killed leaves an unfinished multipart upload there, which nobody sees and somebody
-pays for: give the bucket a lifecycle rule that removes those.
+checked and written in threads. Knows no vendor.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import os
-import re
 import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker import destinations
 from worker.destinations import Allowed, Destination, open_directory
@@ -40,42 +32,21 @@ from worker.errors import (
     ContractBroken,
     DeadlineExceeded,
     Invalid,
-    NotFound,
     RelayError,
     StorageError,
     StorageFailed,
-    StorageFull,
-    StorageRefused,
     TransportError,
     Waitable,
 )
 from worker.formats import Check, Findings
+from worker.storage import Stores, Upload, storage_errors
 from worker.unfinished import Unfinished
 
-if TYPE_CHECKING:
-    from obstore import AsyncWritableFile
-
 BLOCK: Final = 1024 * 1024
-"""Bytes that are handed to the thread at once; a writer holds two such blocks."""
-
-PART: Final = 5 * 1024 * 1024
-"""Bytes of one part of a multipart upload: the least that S3 takes. Four are on their way at once."""
-
-MOST_PARTS: Final = 9_500
-"""Parts that an upload of known size is cut into at most; S3 takes 10,000."""
+"""Bytes that are handed to the threads at once; a writer holds two such blocks."""
 
 _THREADS: Final = 8
-_ABORT_PATIENCE: Final = 10.0  # seconds
-_RETRY: Final = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}  # of one part: the store's own business
-_CONTENT_TYPES: Final = {
-    ".csv": "text/csv",
-    ".json": "application/json",
-    ".jsonl": "application/jsonl",
-    ".xml": "application/xml",
-}
-_NO_ROOM: Final = re.compile(r"XMinioStorageFull|QuotaExceeded|\b507\b|InsufficientStorage", re.IGNORECASE)
 _T = TypeVar("_T")
-_Store = S3Store | GCSStore | AzureStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +74,7 @@ class Artifacts:
     def __init__(self, allowed: Sequence[str], *, cwd: Path) -> None:
         self._allowed = Allowed(allowed, cwd=cwd)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
-        self._stores: dict[tuple[str, str], _Store] = {}
+        self._stores = Stores()
 
     def check(self, destination: str, *, field: str = "destination") -> Destination:
         """
@@ -137,7 +108,12 @@ class Artifacts:
         place = destination if isinstance(destination, Destination) else self.check(destination)
         if not place.is_filled:
             raise BadCommand(f"{place.field}: {place.given!r} still holds braces. Fill it first.")
-        return Writer(self, place, check=check, size=size, resume_key=resume_key)
+        sink = (
+            _File(self, place, resume_key)
+            if place.scheme == "file"
+            else Upload(self._stores.open(place), place, size=size)
+        )
+        return Writer(self, place, sink, check=check)
 
     async def read(self, source: str | Destination, *, max_bytes: int, field: str = "source") -> bytes:
         """Give the whole of a file; raises `NotFound`, and `Invalid` for more than `max_bytes`."""
@@ -167,27 +143,9 @@ class Artifacts:
 
     async def _remote(self, place: Destination) -> AsyncGenerator[bytes, None]:
         with storage_errors(place, "read"):
-            answer = await obstore.get_async(self.store(place), place.key)
+            answer = await obstore.get_async(self._stores.open(place), place.key)
             async for chunk in answer.stream(min_chunk_size=BLOCK):
                 yield bytes(chunk)
-
-    def store(self, place: Destination) -> _Store:
-        """Give the object store of a bucket or container, set up from the environment once."""
-        known = (place.scheme, place.root)
-        if known not in self._stores:
-            options: dict[str, Any] = {
-                "client_options": {"timeout": "60s", "connect_timeout": "10s", "allow_http": _plain_http()},
-                "retry_config": _RETRY,
-            }
-            make = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[place.scheme]
-            try:
-                self._stores[known] = make(place.root, **options)
-            except (BaseError, ValueError) as error:
-                raise StorageRefused(
-                    f"{place.field}: the store of {place.given!r} cannot be opened: {_first_line(error)}. "
-                    "Look at the worker's environment (AWS_…, GOOGLE_…, AZURE_…)."
-                ) from None
-        return self._stores[known]
 
     async def in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         """Do blocking work in one of the artifacts' threads; a cancellation waits until it is done."""
@@ -206,10 +164,9 @@ class Writer:
         self,
         artifacts: Artifacts,
         destination: Destination,
+        sink: _File | Upload,
         *,
         check: Callable[[], Check] | None,
-        size: int | None,
-        resume_key: str | None,
     ) -> None:
         self.destination = destination
         self.bytes = 0
@@ -220,13 +177,8 @@ class Writer:
         where the vendor gives the whole instead, `restart` first. Writing at once goes on from `offset`.
         """
         self._artifacts = artifacts
+        self._sink = sink
         self._make_check = check
-        self._resume_key = resume_key
-        self._sink: _File | _Upload = (
-            _File(artifacts, destination, resume_key)
-            if destination.scheme == "file"
-            else _Upload(artifacts, destination, size)
-        )
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._working: asyncio.Task[None] | None = None
@@ -404,54 +356,6 @@ class _File:
             await self._artifacts.in_thread(lambda: file.close(keep=keep))
 
 
-class _Upload:
-    """An object, by multipart upload where it is larger than a part."""
-
-    def __init__(self, artifacts: Artifacts, destination: Destination, size: int | None) -> None:
-        self._artifacts = artifacts
-        self._destination = destination
-        self._part = max(PART, -(-(size or 0) // MOST_PARTS))
-        self._upload: AsyncWritableFile | None = None
-        self._published = False
-
-    async def open(self) -> None:
-        type = _CONTENT_TYPES.get(self._destination.ending, "application/octet-stream")
-        self._upload = obstore.open_writer_async(
-            self._artifacts.store(self._destination),
-            self._destination.key,
-            attributes={"Content-Type": type},
-            buffer_size=self._part,
-            max_concurrency=4,
-        )
-
-    async def restart(self, validator: str | None) -> None:  # noqa: ARG002 - an upload cannot be continued
-        await self.close(keep=False)
-        await self.open()
-
-    async def there(self) -> AsyncGenerator[bytes, None]:
-        """Give nothing: an upload cannot be continued."""
-        for block in list[bytes]():
-            yield block
-
-    async def write(self, block: bytes) -> None:
-        if self._upload is None:
-            raise ValueError("This writer is not open: use it by `async with`.")
-        await self._upload.write(block)
-
-    async def publish(self) -> None:
-        if self._upload is None:
-            raise ValueError("This writer is not open: use it by `async with`.")
-        await self._upload.close()
-        self._published = True
-
-    async def close(self, *, keep: bool) -> None:  # noqa: ARG002 - an upload cannot be continued
-        upload, self._upload = self._upload, None
-        if upload is not None and not self._published:
-            # Aborts the multipart upload. One that failed while it was completed is closed already.
-            with suppress(OSError, BaseError, TimeoutError):
-                await asyncio.wait_for(upload.__aexit__(StorageFailed, None, None), _ABORT_PATIENCE)
-
-
 def _passing(error: BaseException) -> bool:
     """Whether the next attempt may go on with what is there: cut off, parked or told to wait, not found wrong."""
     return isinstance(error, (TransportError, Waitable, DeadlineExceeded)) or not isinstance(error, RelayError)
@@ -468,53 +372,6 @@ def _open_file(place: Destination) -> int:
         os.close(fd)
         raise BadCommand(f"{place.field}: {place.given!r} is no regular file. Name one.")
     return fd
-
-
-@contextmanager
-def storage_errors(place: Destination, doing: str) -> Iterator[None]:
-    """Turn what the operating system or an object store says into an error of the tree."""
-    what = f"{place.field}: could not {doing} {place.given!r}"
-    try:
-        yield
-    except FileNotFoundError as error:
-        if doing == "read":
-            raise NotFound(f"{place.field}: there is nothing at {place.given!r}.") from error
-        raise StorageRefused(f"{what}: its directory or bucket is gone. Make it, then replay the command.") from error
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise StorageRefused(f"{what}: the store refused the worker's credentials: {_first_line(error)}") from error
-    except BaseError as error:
-        if _NO_ROOM.search(str(error)):
-            raise StorageFull(f"{what}: the store has no room left. Make room, then replay the command.") from error
-        raise StorageFailed(f"{what}: {_first_line(error)}") from error
-    except OSError as error:
-        raise _os_error(error, place, what) from error
-
-
-def _os_error(error: OSError, place: Destination, what: str) -> StorageError | BadCommand:
-    said = error.strerror or str(error)
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return StorageFull(f"{what}: no room left ({said}). Make room, then replay the command.")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return StorageRefused(f"{what}: the worker may not ({said}). Give it the right, then replay the command.")
-        case errno.ELOOP | errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENOTEMPTY | errno.ENAMETOOLONG:
-            return BadCommand(f"{place.field}: {place.given!r} can be no file ({said}). Choose another name.")
-        case _:
-            return StorageFailed(f"{what}: {said}.")
-
-
-def _first_line(error: BaseException) -> str:
-    """Give a store's own words without the debug output that follows, and without the signatures in its URLs."""
-    return re.sub(r"\?\S*", "?…", str(error).strip().splitlines()[0])[:300] if str(error).strip() else repr(error)
-
-
-def _plain_http() -> bool:
-    """Whether the operator named an endpoint without TLS: a store of their own, or a stand-in."""
-    return any(
-        value.lower().startswith("http://")
-        for name, value in os.environ.items()
-        if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))
-    )
 
 
 async def _all(*work: Awaitable[None]) -> None:

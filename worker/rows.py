@@ -19,10 +19,11 @@ from itertools import islice
 from tempfile import SpooledTemporaryFile
 from typing import Any, Final
 
-from worker.artifacts import Artifacts, Writer, storage_errors
+from worker.artifacts import Artifacts, Writer
 from worker.destinations import Destination
 from worker.errors import BadCommand, Invalid
 from worker.sheets import BadRow, Row, Sheet, inline_sheet, open_sheet, read_sheet
+from worker.storage import storage_errors
 
 __all__ = [
     "BadRow",

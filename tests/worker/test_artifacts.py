@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from worker.artifacts import BLOCK, Artifacts, Partial, Published, Writer, storage_errors
+from worker.artifacts import BLOCK, Artifacts, Partial, Published, Writer
 from worker.errors import (
     BadCommand,
     ContractBroken,
@@ -29,6 +29,7 @@ from worker.errors import (
     Unanswered,
 )
 from worker.formats import CHECKS
+from worker.storage import storage_errors
 
 ETAG = '"version-1"'
 CSV = b"a,b\n" + b"1,2\n" * 1000

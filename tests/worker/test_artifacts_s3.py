@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.artifacts import BLOCK, PART, Artifacts
+from worker.artifacts import BLOCK, Artifacts
 from worker.errors import ContractBroken, Invalid, NotFound, StorageFailed, StorageRefused
 from worker.formats import CHECKS
+from worker.storage import PART
 
 MIB = 1024 * 1024
 
