@@ -8,6 +8,7 @@ import difflib
 import fnmatch
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -137,6 +138,8 @@ def events(setup: Setup, pattern: str, *, as_json: bool) -> int:  # noqa: ARG001
         pass
     if sys.stdin.isatty() and sys.stdout.isatty():
         click.echo(f"planrelay: Listening for {pattern}; Ctrl-C ends it.", err=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
+        signal.signal(number, signal.default_int_handler)
     heard = listen(settings, topic(pattern))
     try:
         for event in heard:
