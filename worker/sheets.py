@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
-from datetime import date, datetime, time
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -27,18 +24,13 @@ from charset_normalizer import from_bytes
 
 from worker.errors import BadCommand
 from worker.formats import LONGEST_RECORD
+from worker.workbooks import Unreadable, read_workbook
 
 if TYPE_CHECKING:
     from worker.artifacts import Artifacts
 
 LARGEST_SHEET: Final = 64 * 1024 * 1024
 """Bytes of a file that is read as a sheet: a roster of 100,000 users has about 20 MB."""
-
-LARGEST_UNPACKED: Final = 512 * 1024 * 1024
-"""Bytes of an XLSX once unpacked; a larger one is taken for a zip bomb."""
-
-WIDEST: Final = 4096
-"""Cells of one row of an XLSX."""
 
 ROWS_KEYS: Final = ("rows", "records", "users")
 """Where a JSON object holds its rows."""
@@ -58,17 +50,8 @@ _LEGACY: Final = (
     "cp1252", "iso8859_2", "cp1250", "mac_roman", "cp1251", "koi8_r", "cp1253", "cp1254",
     "cp932", "euc_jp", "gb18030", "big5", "euc_kr",
 )  # fmt: skip
-_EXCEL_ERRORS: Final = frozenset(
-    {"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
-)
 _BROKEN: Final = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is not UTF-8
 _FOREIGN: Final = re.compile("[^\x00-\x7f]")
-# A calculated formula without text has t="str"; one that nobody calculated has no type and no value.
-_NOT_CALCULATED: Final = re.compile(
-    rb"<(?:\w+:)?c\b(?![^>]*\bt=\"str\")[^>]*>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^<]*</(?:\w+:)?f>)\s*"
-    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
-)
-_LONGEST_CELL: Final = 64 * 1024  # bytes of a cell with its formula, which has 8,192 characters at most
 _LINE: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _JSON_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+\Z")
 
@@ -139,11 +122,11 @@ def open_sheet(data: bytes, name: str, field: str = "rows_url") -> Sheet:
     opening = _FORMATS.get(ending)
     try:
         if opening is None:
-            raise _Unreadable(f"has the ending {ending!r}; a sheet ends in {', '.join(_FORMATS)}")
+            raise Unreadable(f"has the ending {ending!r}; a sheet ends in {', '.join(_FORMATS)}")
         if ending != ".xlsx" and data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-            raise _Unreadable("is a workbook by its content; save it as .xlsx and name it so")
+            raise Unreadable("is a workbook by its content; save it as .xlsx and name it so")
         return opening(data)
-    except _Unreadable as error:
+    except Unreadable as error:
         raise BadCommand(f"{field}: {name!r} {error}.") from None
 
 
@@ -152,11 +135,10 @@ def inline_sheet(items: Iterable[Any]) -> Sheet:
     return Sheet(format="inline", rows=(_item(number, item) for number, item in enumerate(items, 1)))
 
 
-class _Unreadable(ValueError):
-    """The file makes no sense as a sheet; the text goes on after its name."""
-
-
-# --- CSV -------------------------------------------------------------------------------------------------------------
+def _open_xlsx(data: bytes) -> Sheet:
+    title, records = read_workbook(data)
+    heading, rows = _tabular(records, ragged=True)
+    return Sheet(format="xlsx", rows=rows, heading=heading, worksheet=title)
 
 
 def _open_csv(data: bytes) -> Sheet:
@@ -203,14 +185,14 @@ def _decode(data: bytes) -> tuple[str, str]:
             try:
                 return data.decode(name), name.removesuffix("-sig")
             except UnicodeDecodeError:
-                raise _Unreadable(f"begins like {name.removesuffix('-sig')} and is not; save it as UTF-8") from None
+                raise Unreadable(f"begins like {name.removesuffix('-sig')} and is not; save it as UTF-8") from None
     sample = data[:_SAMPLE]
     if sample.count(0) * 5 > len(sample):
         name = "utf-16-le" if sample[1::2].count(0) > sample[::2].count(0) else "utf-16-be"
         try:
             return data.decode(name), name
         except UnicodeDecodeError:
-            raise _Unreadable("holds NUL bytes and is no text; save it as UTF-8") from None
+            raise Unreadable("holds NUL bytes and is no text; save it as UTF-8") from None
     return data.decode("utf-8", "surrogateescape"), "utf-8"
 
 
@@ -225,7 +207,7 @@ def _decode_legacy(data: bytes) -> tuple[str, str]:
             return data.decode(name), name
         except UnicodeDecodeError:
             continue
-    raise _Unreadable("has an encoding that could not be told; save it as UTF-8")
+    raise Unreadable("has an encoding that could not be told; save it as UTF-8")
 
 
 def _delimiter(sample: str) -> str:
@@ -242,95 +224,19 @@ def _delimiter(sample: str) -> str:
     return max(_DELIMITERS, key=fit)
 
 
-# --- XLSX ------------------------------------------------------------------------------------------------------------
-
-
-def _open_xlsx(data: bytes) -> Sheet:
-    from openpyxl import load_workbook  # noqa: PLC0415 - takes a third of a second, for those who read workbooks
-
-    _guard(data)
-    try:
-        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
-        if not visible:
-            raise _Unreadable("has no visible worksheet; show one")
-        sheet = visible[0]
-        sheet.reset_dimensions()  # what the file says of its own size may be wrong, and would cut rows off
-        heading, rows = _tabular(_xlsx_records(sheet), ragged=True)
-    except _Unreadable:
-        raise
-    except Exception as error:  # noqa: BLE001 - openpyxl raises what its parsers raise
-        raise _Unreadable(f"can't be read as a workbook ({type(error).__name__}: {error}); save it again") from None
-    return Sheet(format="xlsx", rows=rows, heading=heading, worksheet=sheet.title)
-
-
-def _guard(data: bytes) -> None:
-    """Refuse what would unpack to too much, and formulas that nobody has calculated: their cells would seem empty."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            if len(members) > 10_000 or sum(member.file_size for member in members) > LARGEST_UNPACKED:
-                raise _Unreadable(f"unpacks to more than {LARGEST_UNPACKED // 1024**2} MiB; divide it")
-            for member in members:
-                if member.filename.startswith("xl/worksheets/") and member.filename.endswith(".xml"):
-                    with archive.open(member) as file:
-                        _guard_worksheet(file)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _Unreadable(f"is no workbook ({error}); save it as .xlsx") from None
-
-
-def _guard_worksheet(file: Any) -> None:
-    tail = b""
-    while block := file.read(1024 * 1024):
-        seen = tail + block
-        if b"<!DOCTYPE" in seen:
-            raise _Unreadable("declares a document type, which no workbook does")
-        if _NOT_CALCULATED.search(seen):
-            raise _Unreadable("has formulas that were never calculated; open it in Excel, let it calculate, save it")
-        tail = seen[-_LONGEST_CELL:]
-
-
-def _xlsx_records(sheet: Any) -> Iterator[tuple[int, list[Any] | str]]:
-    line = 0
-    try:
-        for line, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-            if len(cells) > WIDEST:
-                yield line, f"it has {len(cells):,} cells, more than {WIDEST:,}; from here on nothing is read"
-                return
-            wrong = next((f"cell {at} holds {cell}" for at, cell in enumerate(cells, 1) if cell in _EXCEL_ERRORS), None)
-            yield line, [_cell(cell) for cell in cells] if wrong is None else wrong
-    except Exception as error:  # noqa: BLE001 - openpyxl raises what its parsers raise
-        yield line + 1, f"from here on the file can't be read: {type(error).__name__}: {error}"
-
-
-def _cell(value: Any) -> Any:
-    match value:
-        case datetime(hour=0, minute=0, second=0, microsecond=0):
-            return value.date().isoformat()
-        case datetime() | date() | time():
-            return value.isoformat()
-        case str() | int() | float() | None:
-            return value
-        case _:
-            return str(value)
-
-
-# --- What CSV and XLSX have in common --------------------------------------------------------------------------------
-
-
 def _tabular(
     records: Iterator[tuple[int, Sequence[Any] | str]], *, ragged: bool
 ) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
     """Take the first record for the heading. `ragged`: a row may leave out its last cells, as in a workbook."""
     for line, record in records:
         if isinstance(record, str):
-            raise _Unreadable(f"has no heading that can be read: line {line}: {record}")
+            raise Unreadable(f"has no heading that can be read: line {line}: {record}")
         if not _blank(record):
             names = ["" if cell is None else str(cell).strip() for cell in record]
             while not names[-1]:
                 names.pop()
             return tuple(names), _rows(line, names, records, ragged=ragged)
-    raise _Unreadable("is empty: there is not even a heading")
+    raise Unreadable("is empty: there is not even a heading")
 
 
 def _rows(
@@ -370,9 +276,6 @@ def _blank(cells: Sequence[Any]) -> bool:
     return all(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in cells)
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------------
-
-
 def _open_jsonl(data: bytes) -> Sheet:
     text, encoding = _decode(data)
 
@@ -392,17 +295,18 @@ def _open_jsonl(data: bytes) -> Sheet:
 def _open_json(data: bytes) -> Sheet:
     text, encoding = _decode(data)
     if _BROKEN.search(text):
-        raise _Unreadable("holds bytes that are not UTF-8; save it as UTF-8")
-    return Sheet(format="json", rows=_items(text, _array(text)), encoding=encoding)
+        raise Unreadable("holds bytes that are not UTF-8; save it as UTF-8")
+    start, end = _array(text)
+    return Sheet(format="json", rows=_items(text, start, end), encoding=encoding)
 
 
-def _array(text: str) -> int:
-    """Find where the rows begin: the document itself, or the object's `rows`, `records` or `users`."""
+def _array(text: str) -> tuple[int, str]:
+    """Find where the rows begin (the document itself, or the object's `rows`, `records` or `users`) and how it ends."""
     at = _skip(text, 0)
     if text[at : at + 1] == "[":
-        return at + 1
+        return at + 1, "]"
     if text[at : at + 1] != "{":
-        raise _Unreadable("is neither a JSON array nor an object that holds one")
+        raise Unreadable("is neither a JSON array nor an object that holds one")
     at = _skip(text, at + 1)
     while text[at : at + 1] == '"':
         name, at = _value(text, at)
@@ -411,16 +315,16 @@ def _array(text: str) -> int:
             break
         at = _skip(text, at + 1)
         if name in ROWS_KEYS and text[at : at + 1] == "[":
-            return at + 1
+            return at + 1, "}"
         _, at = _value(text, at)
         at = _skip(text, at)
         if text[at : at + 1] != ",":
             break
         at = _skip(text, at + 1)
-    raise _Unreadable(f"holds no array named {', '.join(ROWS_KEYS)}")
+    raise Unreadable(f"holds no array named {', '.join(ROWS_KEYS)}")
 
 
-def _items(text: str, at: int) -> Iterator[Row | BadRow]:
+def _items(text: str, at: int, end: str) -> Iterator[Row | BadRow]:
     """Parse the array's items one after another, so that only one is there at a time."""
     number = 0
     at = _skip(text, at)
@@ -428,7 +332,7 @@ def _items(text: str, at: int) -> Iterator[Row | BadRow]:
         number += 1
         try:
             value, at = _value(text, at)
-        except _Unreadable as error:
+        except Unreadable as error:
             yield BadRow(number, f"from here on the file can't be read: it {error}")
             return
         yield _item(number, value)
@@ -438,13 +342,16 @@ def _items(text: str, at: int) -> Iterator[Row | BadRow]:
         elif text[at : at + 1] != "]":
             yield BadRow(number + 1, f"from here on the file can't be read: no comma or ] at character {at + 1}")
             return
+    rest = text[at:].rstrip()
+    if rest != "]" if end == "]" else not rest.endswith(end):
+        yield BadRow(number + 1, "after the rows the file goes on, or breaks off, where it should end")
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
     try:
         return _DECODER.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
-        raise _Unreadable(f"is no JSON: {error}") from None
+        raise Unreadable(f"is no JSON: {error}") from None
 
 
 def _skip(text: str, at: int) -> int:

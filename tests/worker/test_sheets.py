@@ -353,6 +353,15 @@ def test_json_items_that_are_no_rows_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}] [{"a": 2}]', '[{"a": 1}]}', '{"rows": [{"a": 1}]', '{"rows": [{"a": 1}], "more": tr']
+)
+def test_json_that_does_not_end_where_its_rows_do_is_told(text: str) -> None:
+    """A second array behind the first, or an object cut off, may have held more rows."""
+    reason = "after the rows the file goes on, or breaks off, where it should end"
+    assert rows(text, "a.json") == [Row(1, {"a": 1}), BadRow(2, reason)]
+
+
 @pytest.mark.parametrize("text", ['[{"a": 1}, {"a": ', '[{"a": 1}, {"a": NaN}]', '[{"a": 1} {"a": 2}]', '[{"a": 1}'])
 def test_json_that_breaks_off_tells_where(text: str) -> None:
     """What was whole before is read; the rest is one bad row."""
