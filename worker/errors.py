@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 RESPONSE_EXCERPT = 2_000
-"""Characters of a vendor's answer that an error keeps."""
+"""Characters of a vendor's answer that a result event tells."""
+
+_RESPONSE_KEPT = 4 * RESPONSE_EXCERPT
+"""Characters that an error keeps: secrets are taken out before the excerpt is cut, so that no half of one stays."""
 
 
 class RelayError(Exception):
@@ -54,7 +57,7 @@ class RelayError(Exception):
     def __init__(self, message: str | None = None, *, status: int | None = None, response: str | None = None) -> None:
         self.message = message or (type(self).__doc__ or type(self).__name__).strip().splitlines()[0]
         self.status = status
-        self.response = None if response is None else response[:RESPONSE_EXCERPT]
+        self.response = None if response is None else response[:_RESPONSE_KEPT]
         super().__init__(self.message)
 
 

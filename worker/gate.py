@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from worker.grants import Ask, Grant, Hold, Limits
 from worker.points import AHEAD, Points, Remaining, Start
+from worker.returns import Returns
 from worker.slots import TURN, Share, Slots
 
 FLOOR: Final = 5.0
@@ -38,8 +40,8 @@ LONGEST_PROBING: Final = 30.0
 RAMP_STEP: Final = (0.05, 1.0)
 """Shortest and longest time, in seconds, in which the requests in flight double after an opening."""
 
-SPREAD: Final = 600.0
-"""Seconds over which parked commands come back at most."""
+FAST: Final = 4.0
+"""Requests a second, for each that may be in flight, where nothing is known yet."""
 
 PAUSE_LOOK: Final = 60.0
 """Seconds after which a command parked by an operator's pause comes back to look, at most."""
@@ -53,72 +55,6 @@ class Phase(Enum):
     HALF_OPEN = "half_open"
     CLOSED = "closed"
     PAUSED = "paused"
-
-
-class Hold(Enum):
-    """Why a request has to wait. The first group is the vendor's word or the gate's, the second our own courtesy."""
-
-    CLOSED = "closed"
-    PAUSED = "paused"
-    PROBE = "probe"
-    POINTS = "points"
-    SLOTS = "slots"
-    PACE = "pace"
-
-    @property
-    def counted(self) -> bool:
-        """Whether waiting for it is a deferral."""
-        return self in {Hold.CLOSED, Hold.PAUSED, Hold.PROBE, Hold.POINTS}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the configuration allows a connection: requests in flight, seconds between starts (0: any), kept points."""
-
-    in_flight: int
-    gap: float = 0.0
-    reserve: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What one worker wants for one connection."""
-
-    used: int
-    """Requests in flight."""
-    singles: int
-    """Requests of single-object commands that wait."""
-    bulk: int
-    """Requests of bulk commands that wait."""
-    keep: int = 0
-    """Slots it would like to have ready although nothing waits."""
-    ready: int = 0
-    """Starts it was given before and has not used."""
-    spare: int = 0
-    """Starts it would like to have ready, where there are plenty."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait."""
-        return self.singles + self.bulk
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What it gets."""
-
-    held: int
-    """Slots it may use."""
-    target: int
-    """Slots it should come down to as its requests end."""
-    starts: tuple[Start, ...] | None
-    """When requests may start; None: whenever there is a slot."""
-    hold: Hold | None
-    """What the next waiting request waits for; None: nothing but its turn."""
-    wait: float | None
-    """Seconds until asking again makes sense; None: when something changes."""
-    each: float
-    """Seconds that this worker should expect between two of its starts; 0: not known."""
 
 
 @dataclass(slots=True)
@@ -137,12 +73,7 @@ class Gate:
     probes_lost: int = 0
     opened_at: float = 0.0
     ramp_step: float = RAMP_STEP[0]
-    parked_to: float = 0.0
-    """The latest return that was given to a parked command."""
-    rate: float = 0.0
-    """Requests a second that the fleet starts while the gate is open; 0: not known."""
-    counted_since: float = 0.0
-    counted: int = 0
+    returns: Returns = field(default_factory=Returns)
     points: Points | None = None
     slots: dict[str, Slots] = field(default_factory=dict)
 
@@ -174,6 +105,21 @@ class Gate:
         opened = max(self.opened_at, self.paused_until)
         steps = int((now - opened) / self.ramp_step)
         return 2 << steps if steps < 10 else None
+
+    @property
+    def outlook(self) -> tuple[object, ...]:
+        """What of it others wait for: they want to know of a change at once."""
+        return (
+            self.shut,
+            self.generation,
+            self.closed_until,
+            self.paused_until,
+            None if self.points is None else self.points.window,
+            [
+                slots.lacking and (True, sum(share.held for share in slots.shares.values()))
+                for slots in self.slots.values()
+            ],
+        )
 
     # What closes and opens it
 
@@ -227,6 +173,13 @@ class Gate:
         self.probe_until = 0.0
         self.opened_at = now
         self.ramp_step = min(max(took, shortest), longest)
+
+    def give_back(self, now: float, starts: int) -> None:
+        """Take back starts that nobody used. While the gate waits for its probe, that is what was given back."""
+        if starts and self.points is not None:
+            self.points.give_back(starts)
+        if starts and self.phase(now) is Phase.HALF_OPEN:
+            self.probe_until = 0.0
 
     # Who may send
 
@@ -293,11 +246,16 @@ class Gate:
             hold, soon = self._starved(now, slots, ask, limits, alone)
             wait = soon if wait is None else min(wait, soon)
             if self.points is not None:
-                gap = self.points.gap(now, demand=self._demand, kept=self._kept(limits), spread=alone)
-                each = max(each, gap * self._sharers(slots))
-        elif self.points is not None and not limits.gap and ask.spare > ask.ready and self.points.plenty(self._demand):
+                rate = self.points.rate(now)
+                each = self._sharers(slots) / rate if hold is Hold.POINTS and rate else each
+        elif (
+            self.points is not None
+            and not limits.gap
+            and ask.spare > ask.ready
+            and self.points.plenty(self._demand(now))
+        ):
             lot = min(ask.spare - ask.ready, int(self.points.left / (8 * self.workers)))
-            starts += self.points.give(now, lot, demand=self._demand)
+            starts += self.points.give(now, lot, demand=self._demand(now))
         return Grant(held=wish.held, target=target, starts=tuple(starts), hold=hold, wait=wait, each=each)
 
     def _starts(
@@ -313,7 +271,7 @@ class Gate:
                 start = Start(paced)
             else:
                 kept = self._kept(limits) if is_bulk else 0.0
-                given = self.points.give(paced, 1, demand=self._demand, kept=kept, spread=alone)
+                given = self.points.give(paced, 1, demand=self._demand(now), kept=kept, spread=alone)
                 if not given:
                     break
                 start = given[0]
@@ -326,7 +284,7 @@ class Gate:
         paced = max(slots.next_start - now, 0.0)
         if self.points is not None:
             kept = 0.0 if ask.singles else self._kept(limits)
-            pointed = self.points.wait(now, demand=self._demand, kept=kept, spread=alone)
+            pointed = self.points.wait(now, demand=self._demand(now), kept=kept, spread=alone)
             if pointed >= paced:
                 return Hold.POINTS, max(pointed - AHEAD / 2, 0.001) if pointed > AHEAD else max(pointed, 0.001)
         return Hold.PACE, max(paced - AHEAD / 2, 0.001)
@@ -337,48 +295,30 @@ class Gate:
             return 0.0
         return limits.reserve * self.points.quota
 
-    @property
-    def _demand(self) -> int:
-        return sum(slots.waiting for slots in self.slots.values())
+    def _demand(self, now: float) -> int:
+        """Requests that wait, and parked commands that will: those of the present page are back, or nearly."""
+        return sum(slots.waiting for slots in self.slots.values()) + self.returns.ahead(now)
 
     def _sharers(self, slots: Slots) -> int:
         return max(sum(1 for share in slots.shares.values() if share.wants), 1)
 
     def _each(self, slots: Slots) -> float:
-        return self._sharers(slots) / self.rate if self.rate else 0.0
+        return self._sharers(slots) / self.returns.rate if self.returns.rate else 0.0
 
-    # What is parked, and how fast it goes
+    # What is parked, and what answers tell
 
-    def park(self, now: float, count: int, *, wait: float, limits: Limits) -> list[float]:
-        """
-        Give `count` commands their own time to come back, in seconds from now, none before `wait`.
-
-        They come back one after the other, somewhat faster than the fleet last sent, so that nothing returns together
-        and nothing idles.
-        """
-        rate = 1.25 * self.rate if self.rate else 2.0 * limits.in_flight
+    def park(self, now: float, count: int, *, hold: Hold, wait: float, limits: Limits) -> list[float]:
+        """Give `count` commands their own time to come back, in seconds from now, none before `wait`."""
+        rate = self.points.rate(now) if hold is Hold.POINTS and self.points is not None else self.returns.rate
+        if not rate:
+            rate = FAST * limits.in_flight
         if limits.gap:
-            rate = min(rate, 1.25 / limits.gap)
-        earliest = now + wait
-        times = []
-        for _ in range(count):
-            self.parked_to = max(self.parked_to + 1.0 / max(rate, 0.1), earliest)
-            if self.parked_to > earliest + SPREAD:
-                self.parked_to = earliest
-            times.append(self.parked_to - now)
-        return times
+            rate = min(rate, 1.0 / limits.gap)
+        return self.returns.book(now, count, wait=wait, rate=rate)
 
     def count(self, now: float, started: int) -> None:
         """Count requests that were started, to know how fast the fleet goes."""
-        self.counted += started
-        spent = now - self.counted_since
-        if spent >= 1.0:
-            seen = self.counted / spent
-            if spent > 5.0 or not self.rate:
-                self.rate = seen if self.counted > 5 else 0.0
-            elif self.phase(now) is Phase.OPEN:
-                self.rate = 0.5 * (self.rate + seen)
-            self.counted, self.counted_since = 0, now
+        self.returns.count(now, started, steady=self.phase(now) is Phase.OPEN)
 
     def observe(self, seen: Remaining) -> None:
         """Take in the points that an answer says are left."""
@@ -412,6 +352,7 @@ class Gate:
         value = {name: getattr(self, name) for name in _PLAIN}
         value["paused_until"] = -1 if math.isinf(self.paused_until) else self.paused_until
         value["points"] = None if self.points is None else self.points.dump()
+        value["returns"] = self.returns.dump()
         value["slots"] = {name: slots.dump() for name, slots in self.slots.items()}
         return json.dumps(value, separators=(",", ":"))
 
@@ -424,6 +365,7 @@ class Gate:
             # By name, and only those: workers of two versions may share a gate while they are being replaced.
             **{name: value[name] for name in _PLAIN if name in value},
             points=None if points is None else Points.load(points),
+            returns=Returns.load(value["returns"]),
             slots={name: Slots.load(each) for name, each in value["slots"].items()},
         )
         if gate.paused_until < 0:
@@ -441,8 +383,4 @@ _PLAIN: Final = (
     "probes_lost",
     "opened_at",
     "ramp_step",
-    "parked_to",
-    "rate",
-    "counted_since",
-    "counted",
 )

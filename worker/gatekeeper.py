@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from worker.errors import Crowded, RateLimited
-from worker.gate import PAUSE_LOOK, Ask, Gate, Grant, Hold, Limits, Phase
+from worker.errors import RateLimited
+from worker.gate import PAUSE_LOOK, Gate, Phase
+from worker.grants import Ask, Grant, Hold, Limits, refusal
 from worker.points import Remaining
+from worker.retry_budget import RetryBudget
 from worker.shared_gates import Copy, StoreAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from config.connections import Connection
     from worker.permits import Line, Permit, Waiter
     from worker.shared_gates import Alone, SharedGates
     from worker.throttle import Observer
@@ -48,15 +49,6 @@ TELL: Final = 0.02
 
 SHORTEST_PARK: Final = 1.0
 """Seconds for which a command is parked at least: less is not worth the broker's trouble."""
-
-RETRY_SHARE: Final = 0.2
-"""Retries allowed for each first try."""
-
-RETRY_FLOOR: Final = 3.0
-"""Retries a second that the whole fleet may make in any case."""
-
-RETRY_BURST: Final = 10.0
-"""Retries that the whole fleet may save up."""
 
 _SHUT: Final = frozenset({Phase.CLOSED, Phase.PAUSED, Phase.HALF_OPEN})
 
@@ -117,9 +109,7 @@ class Gatekeeper:
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._workers = 1
-        self._budget = RETRY_BURST
-        self._budgeted = clock()
-        self._retry_slot = -math.inf
+        self.budget = RetryBudget(clock())
 
     @property
     def busy(self) -> bool:
@@ -239,6 +229,7 @@ class Gatekeeper:
 
     async def _run(self) -> None:
         """Take turns while the gate is in use."""
+        self.gates.listen()
         while True:
             self._wanted = self._urgent = False
             await self._turn()
@@ -290,6 +281,8 @@ class Gatekeeper:
     def _request(self, line: Line, *, refreshing: bool) -> _Request:
         now = self.clock()
         waiters = line.in_order
+        if refreshing and not waiters:
+            line.drop()
         unused, line.unused = line.unused, 0
         return _Request(
             line=line,
@@ -305,11 +298,11 @@ class Gatekeeper:
         """Settle with the fleet; while the store is away, by this process's own view and its part of the limits."""
 
         def decide(gate: Gate, now: float, alone: int = 1) -> tuple[list[_Reply], bool]:
-            before = _outlook(gate)
+            before = gate.outlook
             for report in reports:
                 report(gate, now)
             replies = [self._decide(gate, now, request, alone=alone) for request in requests]
-            return replies, before != _outlook(gate)
+            return replies, before != gate.outlook
 
         try:
             replies = await self.gates.settle(self.key, self.copy, decide)
@@ -326,8 +319,7 @@ class Gatekeeper:
     def _decide(self, gate: Gate, now: float, request: _Request, *, alone: int = 1) -> _Reply:
         line, ask = request.line, request.ask
         name = line.connection.name
-        if gate.points is not None and request.unused:
-            gate.points.give_back(request.unused)
+        gate.give_back(now, request.unused)
         gate.count(now, request.begun)
         grant = gate.ask(now, self._me, name, ask, request.limits, alone=alone)
         served = grant.held - ask.used
@@ -338,14 +330,14 @@ class Gatekeeper:
             gone = [
                 index
                 for index in range(max(served, 0), ask.waiting)
-                if _expected(grant, index - served) > request.patience[index] or request.patience[index] <= 0
+                if grant.expected(index - served) > request.patience[index] or request.patience[index] <= 0
             ]
             wait = SHORTEST_PARK
             if grant.hold in {Hold.CLOSED, Hold.PAUSED}:
                 wait = min(grant.wait or 0.0, PAUSE_LOOK if grant.hold is Hold.PAUSED else math.inf)
             elif grant.hold is Hold.POINTS:
                 wait = max(wait, grant.wait or 0.0)
-            times = gate.park(now, len(gone), wait=wait, limits=request.limits)
+            times = gate.park(now, len(gone), hold=grant.hold, wait=wait, limits=request.limits)
             parked = [(request.waiters[index], at) for index, at in zip(gone, times, strict=True)]
             share = gate.slots[name].shares[self._me]
             share.wants -= len(parked)
@@ -358,7 +350,7 @@ class Gatekeeper:
             line.drop()
         line.accept(grant, self.gates.now())
         for waiter, seconds in reply.parked:
-            line.refuse(waiter, _refusal(grant.hold, line.connection, seconds))
+            line.refuse(waiter, refusal(grant.hold, line.connection, seconds))
         self._fruitful |= bool(line.serve() or reply.parked)
         waiting = line.in_order
         generation = self.copy.gate.generation
@@ -382,11 +374,10 @@ class Gatekeeper:
         for line in self.lines.values():
             line.leave()
 
-        def leave(gate: Gate, _: float) -> tuple[None, bool]:
+        def leave(gate: Gate, now: float) -> tuple[None, bool]:
             lacking = any(slots.lacking for slots in gate.slots.values())
             gate.leave(self._me)
-            if gate.points is not None and unused:
-                gate.points.give_back(unused)
+            gate.give_back(now, unused)
             return None, lacking
 
         self._fresh_until = -math.inf
@@ -405,70 +396,12 @@ class Gatekeeper:
 
     def spend_retry(self) -> None:
         """Take a retry from the budget; raises `RateLimited` with a time of its own when there is none."""
-        now = self.clock()
-        self._save(RETRY_FLOOR / self._workers * (now - self._budgeted))
-        self._budgeted = now
-        if self._budget >= 1:
-            self._budget -= 1
-            return
-        self._retry_slot = max(self._retry_slot, now) + self._workers / RETRY_FLOOR
-        after = max(self._retry_slot - now, SHORTEST_PARK)
-        raise RateLimited(
-            f"The retry budget of {self.key} is spent: too many of its requests fail.", after=timedelta(seconds=after)
-        )
-
-    def earn_retry(self) -> None:
-        """Count a first try."""
-        self._save(RETRY_SHARE)
-
-    def _save(self, retries: float) -> None:
-        self._budget = min(self._budget + retries, max(RETRY_BURST / self._workers, 1.0))
-
-
-def _expected(grant: Grant, place: int) -> float:
-    """Give the seconds that the waiter at `place` in the queue should expect to wait, as far as can be said."""
-    match grant.hold:
-        case Hold.CLOSED | Hold.PAUSED:
-            return grant.wait or 0.0
-        case Hold.POINTS:
-            return (grant.wait or 0.0) + place * grant.each
-        case _:
-            return place * grant.each
-
-
-def _refusal(hold: Hold | None, connection: Connection, seconds: float) -> RateLimited:
-    after = timedelta(seconds=seconds)
-    name, key = connection.name, connection.limit_key
-    match hold:
-        case Hold.PAUSED:
-            return RateLimited(
-                f"The gate of {key} is closed by an operator; `planrelay resume {name}` opens it.", after=after
+        wait = self.budget.spend(self.clock(), self._workers)
+        if wait:
+            raise RateLimited(
+                f"The retry budget of {self.key} is spent: too many of its requests fail.",
+                after=timedelta(seconds=wait),
             )
-        case Hold.CLOSED:
-            return RateLimited(f"The gate of {key} is closed: its vendor asked to wait.", after=after)
-        case Hold.PROBE:
-            return RateLimited(f"The gate of {key} waits for the first answer since it was closed.", after=after)
-        case Hold.POINTS:
-            return RateLimited(f"The points of {key} are spent for now.", after=after)
-        case Hold.PACE:
-            return Crowded(f"{name} has started as many requests as its pace allows.", after=after)
-        case _:
-            return Crowded(f"{name} has as many requests in flight as max_in_flight allows.", after=after)
-
-
-def _outlook(gate: Gate) -> tuple[object, ...]:
-    """What of a gate others wait for: a change of it is published."""
-    return (
-        gate.shut,
-        gate.generation,
-        gate.closed_until,
-        gate.paused_until,
-        None if gate.points is None else gate.points.window,
-        tuple(
-            (name, slots.lacking, sum(share.held for share in slots.shares.values()) if slots.lacking else 0)
-            for name, slots in gate.slots.items()
-        ),
-    )
 
 
 def _older(version: str, known: str) -> bool:

@@ -19,9 +19,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack
 
-from worker.backoff import Backoff, vendor_wait
+from worker.backoff import vendor_wait
 from worker.errors import (
     Busy,
     DeadlineExceeded,
@@ -35,21 +35,17 @@ from worker.errors import (
     Waitable,
 )
 from worker.rest import Endpoint, Headers, Query, Request, Response, raise_for_status
-from worker.throttle import Observer as GateObserver
-from worker.throttle import Throttle
-from worker.tokens import Tokens
-from worker.transport import Download, Transport
+from worker.transport import Download
+from worker.wire import Observer, Wire
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from random import Random  # noqa: TID251 - the type alone: chance is an argument
-
-    from redis.asyncio import Redis
 
     from config.connections import Connection
-    from config.settings import Settings
-    from worker.command import System
     from worker.throttle import Permit
+    from worker.tokens import Tokens
+
+__all__ = ["Download", "Gateway", "Observer", "Parts", "Response", "Tally", "Wire"]
 
 POINTS_HEADER: Final = "X-Rate-Limit-Remaining"
 """What is left of a vendor's window (planview_admin.txt, "Working with Rate Limits"); vendors without one lack it."""
@@ -59,18 +55,6 @@ MOST_INLINE: Final = 3
 
 
 Answer = TypeVar("Answer")
-
-
-class Observer(GateObserver, Protocol):
-    """Who counts what goes over the wire."""
-
-    def request(self, system: str, connection: str, method: str, status: int | None, spent: timedelta) -> None:
-        """Count one request; `status` None where no answer came."""
-        ...
-
-    def retry(self, system: str, reason: str) -> None:
-        """Count a request that is made again."""
-        ...
 
 
 @dataclass(slots=True)
@@ -96,58 +80,6 @@ class Parts(TypedDict, total=False):
     body: bytes | None
     headers: Mapping[str, str] | None
     timeout: timedelta | None
-
-
-class Wire:
-    """What all gateways of a process share: connections, gates, tokens."""
-
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        systems: Mapping[str, System],
-        redis: Redis | None,
-        worker_id: str,
-        observer: Observer,
-        clock: Callable[[], datetime],
-        rng: Random,
-    ) -> None:
-        """Make it; nothing is opened before the first request. `clock` gives the present instant, aware."""
-        self.systems = systems
-        self.observer = observer
-        self.clock = clock
-        self.rng = rng
-        self.retry = settings.retry
-        self.request_timeout = settings.http.request_timeout
-        self.backoff = Backoff(settings.retry.backoff_initial, settings.retry.backoff_ceiling)
-        self.transport = Transport(
-            connect_timeout=settings.http.connect_timeout,
-            request_timeout=settings.http.request_timeout,
-            max_response=settings.http.max_response,
-            now=clock,
-        )
-        self.throttle = Throttle(redis, worker_id=worker_id, ceiling=settings.retry.backoff_ceiling, observer=observer)
-        self._tokens: dict[str, Tokens] = {}
-
-    def tokens(self, connection: Connection) -> Tokens:
-        """Give the connection's tokens."""
-        tokens = self._tokens.get(connection.name)
-        if tokens is None:
-            try:
-                flow = self.systems[connection.system].auth(connection)
-            except ValueError as error:  # it names the settings that are missing
-                raise Unauthorized(f"The connection {connection.name} can't sign in: {error}") from error
-            tokens = self._tokens[connection.name] = Tokens(flow, name=connection.name, now=self.clock, rng=self.rng)
-        return tokens
-
-    async def start(self) -> None:
-        """Nothing to open: the first request does."""
-
-    async def close(self) -> None:
-        """Give back what is leased and close every connection."""
-        await asyncio.gather(*(tokens.close() for tokens in self._tokens.values()))
-        await self.throttle.close()
-        await self.transport.close()
 
 
 class Gateway:

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from worker.gate import Ask, Grant, Limits
+from worker.grants import Ask, Grant, Limits
 from worker.points import Start
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Line:
             self._waiting[waiter.bulk].popleft()
             waiter.future.set_result(start)
             served += 1
-        if self._timer is None and self.starts and self.starts[0][0] > now and self.queued:
+        if self._timer is None and self.starts and self.starts[0][0] > now:
             self._timer = asyncio.get_running_loop().call_later(self.starts[0][0] - now, self._due)
         return served
 
@@ -202,6 +202,9 @@ class Line:
 
     def _due(self) -> None:
         self._timer = None
+        if self.idle and self.starts:  # whoever it was for has gone: somebody else may wait for it
+            self.drop()
+            self.keeper.wake()
         self.serve()
 
     # Leases

@@ -35,6 +35,12 @@ BLIND_WAIT: Final = (0.25, 30.0)
 FEWEST: Final = 5
 """Requests of one window from which their cost is learned."""
 
+SURE: Final = 0.3
+"""How far from whole a number of windows may come out and still be believed."""
+
+DENSE: Final = 0.6
+"""The longest part of a window without a request after which its end was still seen."""
+
 DEARER: Final = 1.25
 """A cost under this is taken as one point a request."""
 
@@ -74,8 +80,15 @@ class Points:
     begun_after: float | None = None
     begun_before: float = 0.0
     """The present window began between these; the first is None where nobody saw it begin."""
+    begun: float = 0.0
+    """When the present window probably began."""
+    hunch: float = 0.0
+    """How long a window may last, seen from inside one; 0: no idea."""
     length: float | None = None
     """A window lasts at most this long; None: not known yet."""
+    anchor: float | None = None
+    """After this began the first of `since` windows in a row, which were counted to measure them."""
+    since: int = 0
     inside: float = 0.0
     """When the last request that the present window answered was sent."""
     seq: int = 0
@@ -85,7 +98,8 @@ class Points:
     first_value: float = 0.0
     cost: float = 1.0
     """Points that a request takes, on average."""
-    next_start: float = 0.0
+    last_start: float = 0.0
+    """When the last start was given out for."""
     spent_at: float | None = None
     scout_until: float = 0.0
 
@@ -96,6 +110,7 @@ class Points:
             left=seen.value,
             quota=seen.value,
             begun_before=seen.answered,
+            begun=seen.answered,
             inside=seen.sent,
             newest_value=seen.value,
             first_value=seen.value,
@@ -123,24 +138,50 @@ class Points:
             self.left = min(self.left, 0.0)
 
     def give_back(self, starts: int) -> None:
-        """Take back starts that nobody used."""
+        """Take back starts that nobody used; the scout may have been one of them."""
         self.left += starts * self.cost
+        self.scout_until = 0.0
 
     def _begin(self, seen: Remaining) -> None:
         """A window has begun since `inside`, and before this answer."""
-        if self.begun_after is not None:
-            longest = max(seen.answered - self.begun_after, SHORTEST)
-            self.length = longest if self.length is None else min(self.length, longest)
+        self._measure(seen.answered)
         self._price()
         self.window += 1
         self.first_seq, self.first_value = seen.start.seq, seen.value
         self.begun_after, self.begun_before = self.inside, seen.answered
         self.inside = seen.sent
         self.quota = max(seen.value, 0.9 * self.quota)
-        self.next_start = 0.0
+        self.last_start = 0.0
         self.scout_until = 0.0
-        self.spent_at = None
         self._settle(seen)
+
+    def _measure(self, begun: float) -> None:
+        """Learn how long a window lasts, at most, from one that began since `inside` and before `begun`."""
+        windows = 0 if self.length is None else self._windows(begun - self.begun)
+        probably = begun
+        if begun - self.inside > DENSE * (begun - self.begun_before):
+            self.anchor = None  # nobody asked for most of that time: windows may have passed unseen
+        elif self.begun_after is None:
+            self.hunch = begun - self.begun_before
+        else:
+            longest = max(begun - self.begun_after, SHORTEST)
+            if self.anchor is None or not windows:
+                self.anchor, self.since = self.begun_after, 1
+            else:
+                # Over many windows the error of each end, a gap between two requests, counts for less and less.
+                self.since += windows
+                longest = min(longest, (begun - self.anchor) / self.since)
+            self.length = longest if self.length is None else min(self.length, longest)
+        if windows and self.length is not None and self.inside < self.begun + windows * self.length < begun:
+            probably = self.begun + windows * self.length  # where windows follow a clock, that is nearer than our gaps
+        self.begun = probably
+
+    def _windows(self, time: float) -> int:
+        """Say how many windows make up a time; 0: it can't be told."""
+        if self.length is None:
+            return 0
+        windows = round(time / self.length)
+        return windows if abs(time / self.length - windows) < SURE else 0
 
     def _price(self) -> None:
         """Learn what a request costs from the window that has ended; a small excess may be others, or the order."""
@@ -152,11 +193,14 @@ class Points:
     def _settle(self, seen: Remaining) -> None:
         self.newest, self.newest_value = seen.start.seq, seen.value
         self.left = seen.value - self.cost * (self.seq - seen.start.seq)
+        if self.left >= self.cost:
+            self.spent_at = None
 
     def _outlast(self, sent: float) -> None:
         """The present window was still there at `sent`: it is longer than thought, if it is."""
         if self.length is not None and sent - self.begun_before > self.length:
             self.length = 1.1 * (sent - self.begun_before)
+            self.anchor = None
 
     # What may be spent
 
@@ -191,23 +235,32 @@ class Points:
     def wait(self, now: float, *, demand: int, kept: float = 0.0, spread: float = 1.0) -> float:
         """Give the seconds until the next start may be asked for."""
         at = self._next(now, demand, kept, spread)
-        if at is None:  # a scout is out, or only what is kept is left
-            return max(self.scout_until - now, 0.1)
+        if at is None:  # a scout is out, its answer is near; or only what is kept is left
+            return AHEAD
         return max(at - now, 0.0)
 
-    def gap(self, now: float, *, demand: int, kept: float = 0.0, spread: float = 1.0) -> float:
-        """Give the seconds between two starts that what is left allows."""
+    def gap(self, *, demand: int, kept: float = 0.0, spread: float = 1.0) -> float:
+        """Give the seconds between the last start and the next that what is left allows."""
         usable = self.left - kept
         if usable < self.cost or self.plenty(demand):
             return 0.0
-        since = max(now, self.next_start)
-        end = self.end
-        rest = max(since - self.begun_before, SHORTEST) if end is None else max(end - since, 0.0)
+        since = max(self.last_start, self.begun_before)
+        if self.length is None:
+            rest = max(since - self.begun, self.begun + self.hunch - since, SHORTEST)
+        else:
+            rest = max(self.begun + self.length - since, 0.0)
         return rest * self.cost * spread / usable
+
+    def rate(self, now: float) -> float:
+        """Give the requests a second that the points allow, from window to window; 0: not known."""
+        if self.length is not None:
+            return self.quota / (self.cost * self.length)
+        spent = now - self.begun_before
+        return (self.quota - self.left) / (self.cost * spent) if spent > SHORTEST else 0.0
 
     def _next(self, now: float, demand: int, kept: float, spread: float) -> float | None:
         if self.left - kept >= self.cost:
-            return max(now, self.next_start + self.gap(now, demand=demand, kept=kept, spread=spread))
+            return max(now, self.last_start + self.gap(demand=demand, kept=kept, spread=spread))
         if self.left >= self.cost and (self.end is None or now < self.end):
             return self.end  # what is left is kept for others: the next window
         if self.scout_until > now:
@@ -227,7 +280,7 @@ class Points:
             self.scout_until = at + SCOUT_PATIENCE
         self.seq += 1
         self.left -= self.cost * spread
-        self.next_start = at
+        self.last_start = at
         return Start(at, self.seq, self.window, self.newest_value)
 
     def dump(self) -> Any:

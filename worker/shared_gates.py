@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
@@ -21,8 +22,6 @@ from worker.gate import Gate
 from worker.store import Script, Store, StoreAway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis.asyncio import Redis
 
 __all__ = ["Alone", "Copy", "SharedGates", "StoreAway"]
@@ -89,34 +88,44 @@ class Copy:
         self.gate, self.text = gate, gate.dump()
 
 
+Listener = Callable[[str | None, str, str], None]
+"""Is told a key, a version and a text that another worker wrote; or None: look at the store again."""
+
+
 class Alone:
-    """Gates of one process that shares its limits with nobody."""
+    """Gates of one process that shares its limits with nobody else."""
 
     away: None = None
     slack: Final = 0.0
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.now = clock
-        self._texts: dict[str, str] = {}
+        self.listeners: list[Listener] = []
+        self._copies: dict[str, tuple[str, str]] = {}
 
     async def settle(self, key: str, copy: Copy, decide: Callable[[Gate, float], tuple[Answer, bool]]) -> Answer:
         """Decide on the gate; `copy` holds it afterwards."""
-        copy.text = self._texts.get(key, "")
+        copy.version, copy.text = self._copies.get(key, ("", ""))
         gate = copy.fresh()
-        answer, _ = decide(gate, self.now())
+        answer, notify = decide(gate, self.now())
         copy.keep(gate)
-        self._texts[key] = copy.text
+        copy.version = _next(copy.version)
+        self._copies[key] = (copy.version, copy.text)
+        if notify:
+            for listener in self.listeners:
+                listener(key, copy.version, copy.text)
         return answer
 
     async def edit(self, key: str, change: Callable[[Gate, float], None]) -> None:
-        """Change the gate."""
-        gate, now = await self.read(key)
-        change(gate, now)
-        self._texts[key] = gate.dump()
+        """Change the gate, and let everybody know."""
+        await self.settle(key, Copy(), _editing(change))
 
     async def read(self, key: str) -> tuple[Gate, float]:
         """Give the gate and the time."""
-        return Copy(text=self._texts.get(key, "")).fresh(), self.now()
+        return Copy(text=self._copies.get(key, ("", ""))[1]).fresh(), self.now()
+
+    def listen(self) -> None:
+        """Everybody is told at once: there is nothing to hear."""
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -125,10 +134,8 @@ class Alone:
 class SharedGates:
     """Gates in the state store."""
 
-    def __init__(
-        self, redis: Redis, clock: Callable[[], float], changed: Callable[[str | None, str, str], None]
-    ) -> None:
-        """Make one; `changed` is told a key, a version and a text that another worker wrote, or None: look again."""
+    def __init__(self, redis: Redis, clock: Callable[[], float]) -> None:
+        self.listeners: list[Listener] = []
         self.away: str | None = None
         """Why the store is not there; None: it is."""
         self.slack = 0.0
@@ -136,7 +143,6 @@ class SharedGates:
         self._redis = redis
         self._store = Store(redis)
         self._clock = clock
-        self._changed = changed
         self._offset = 0.0
         self._synced = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -154,7 +160,6 @@ class SharedGates:
         """
         if self.away is not None:
             raise StoreAway(self.away)
-        self._watch("listen", self._listen)
         if not self._synced or not copy.version:
             await self._swap(key, copy)
         for race in range(RACES):
@@ -172,18 +177,17 @@ class SharedGates:
 
     async def edit(self, key: str, change: Callable[[Gate, float], None]) -> None:
         """Change the gate, and let every worker know; raises `StoreAway`."""
-
-        def decide(gate: Gate, now: float) -> tuple[None, bool]:
-            change(gate, now)
-            return None, True
-
-        await self.settle(key, Copy(), decide)
+        await self.settle(key, Copy(), _editing(change))
 
     async def read(self, key: str) -> tuple[Gate, float]:
         """Give the gate and the time; raises `StoreAway`."""
         copy = Copy()
         await self._swap(key, copy)
         return copy.gate, self.now()
+
+    def listen(self) -> None:
+        """Hear from now on what other workers change."""
+        self._watch("listen", self._listen)
 
     async def close(self) -> None:
         """Stop listening; the client is its owner's to close."""
@@ -228,6 +232,10 @@ class SharedGates:
             log.warning("throttle.degraded", reason=self.away)
         self._watch("recover", self._recover)
 
+    def _tell(self, key: str | None, version: str, text: str) -> None:
+        for listener in self.listeners:
+            listener(key, version, text)
+
     def _watch(self, name: str, work: Callable[[], Any]) -> None:
         task = self._tasks.get(name)
         if task is None or task.done():
@@ -243,7 +251,7 @@ class SharedGates:
                     await self._redis.ping()
                 self.away = None
                 log.info("throttle.restored")
-                self._changed(None, "", "")
+                self._tell(None, "", "")
 
     async def _listen(self) -> None:
         """Hear what other workers publish, for ever; what is missed meanwhile is seen at the next look."""
@@ -257,11 +265,19 @@ class SharedGates:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=60.0)
                         if message is not None:
                             key, version, text = message["data"].decode().split("\n", 2)
-                            self._changed(key, version, text)
+                            self._tell(key, version, text)
             except (TimeoutError, RedisError, OSError) as error:
                 log.debug("throttle.unheard", reason=str(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def _editing(change: Callable[[Gate, float], None]) -> Callable[[Gate, float], tuple[None, bool]]:
+    def decide(gate: Gate, now: float) -> tuple[None, bool]:
+        change(gate, now)
+        return None, True
+
+    return decide
 
 
 def _next(version: str) -> str:

@@ -73,13 +73,21 @@ class Throttle:
         ceiling: timedelta,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        gates: Alone | None = None,
     ) -> None:
-        """Make one; without `redis` this process limits itself alone. `ceiling` bounds the guesses at a closing."""
+        """
+        Make one; without `redis` this process limits itself alone.
+
+        `ceiling` bounds the guesses at how long a gate stays closed. Throttles of one process may share `gates`.
+        """
         self.worker_id = worker_id
         self.clock = clock
         self.ceiling = ceiling.total_seconds()
         self.observer = observer
-        self.gates: Alone | SharedGates = Alone(clock) if redis is None else SharedGates(redis, clock, self._changed)
+        self.gates: Alone | SharedGates = gates or Alone(clock)
+        if redis is not None:
+            self.gates = SharedGates(redis, clock)
+        self.gates.listeners.append(self._changed)
         self._keepers: dict[str, Gatekeeper] = {}
         self._lines: dict[str, Line] = {}
 
@@ -126,6 +134,7 @@ class Throttle:
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         self._keepers.clear()
         self._lines.clear()
+        self.gates.listeners.remove(self._changed)
         await self.gates.close()
 
     def _line(self, connection: Connection) -> Line:
@@ -199,7 +208,7 @@ class Admission:
         else:
             self._permit = Permit(self._keeper, start)
         if not self._retry:
-            self._keeper.earn_retry()
+            self._keeper.budget.earn()
         return self._permit
 
     async def _wait(self) -> Permit:

@@ -1,0 +1,84 @@
+"""
+When parked commands come back: each at a time of its own, so that nothing returns together and nothing idles.
+
+Pure: times are seconds on one clock (the state store's) and come in as arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+PAGE: Final = 2.0
+"""Seconds in which returns are booked together."""
+
+PAGES: Final = 120
+"""Pages ahead for which returns are booked; commands beyond that come back to look."""
+
+HASTE: Final = 1.5
+"""How much faster than the fleet sends commands come back: one that comes too early is parked again, one that comes too
+late leaves the vendor idle."""
+
+MEASURED: Final = 1.0
+"""Seconds over which requests are counted."""
+
+FORGOTTEN: Final = 5.0
+"""Seconds after which a count tells nothing of how fast the fleet can go."""
+
+
+@dataclass(slots=True)
+class Returns:
+    """The bookings of one limit key, and how fast its fleet lately went."""
+
+    booked: dict[int, int] = field(default_factory=dict)
+    """How many commands come back in each page of time."""
+    rate: float = 0.0
+    """Requests a second that the fleet starts while nothing holds it up but its own limits; 0: not known."""
+    counted: int = 0
+    counted_since: float = 0.0
+
+    def book(self, now: float, count: int, *, wait: float, rate: float) -> list[float]:
+        """Give `count` times to come back, in seconds from now, none before `wait`, somewhat faster than `rate`."""
+        room = max(int(HASTE * rate * PAGE), 1)
+        first = int((now + wait) / PAGE)
+        self.booked = {page: booked for page, booked in self.booked.items() if (page + 1) * PAGE > now}
+        pages = range(first, first + PAGES)
+        times = []
+        for _ in range(count):
+            page = next((page for page in pages if self.booked.get(page, 0) < room), None)
+            if page is None:  # more than can be told: wherever there is the most room
+                page = min(pages, key=lambda page: self.booked.get(page, 0))
+            else:
+                pages = range(page, first + PAGES)
+            booked = self.booked.get(page, 0)
+            self.booked[page] = booked + 1
+            times.append(max(page * PAGE + booked % room * PAGE / room - now, wait))
+        return times
+
+    def ahead(self, now: float) -> int:
+        """Give how many are still to come; those of the present page are back, or nearly."""
+        return sum(booked for page, booked in self.booked.items() if page * PAGE > now)
+
+    def count(self, now: float, started: int, *, steady: bool) -> None:
+        """Count requests; `steady`: nothing holds the fleet up but its own limits."""
+        self.counted += started
+        spent = now - self.counted_since
+        if spent < MEASURED:
+            return
+        if spent > FORGOTTEN:
+            self.rate = 0.0
+        elif steady:
+            seen = self.counted / spent
+            self.rate = 0.5 * (self.rate + seen) if self.rate else seen
+        self.counted, self.counted_since = 0, now
+
+    def dump(self) -> Any:
+        """Give this as JSON values."""
+        booked = {str(page): booked for page, booked in self.booked.items()}
+        return [booked, round(self.rate, 3), self.counted, round(self.counted_since, 3)]
+
+    @classmethod
+    def load(cls, value: Any) -> Returns:
+        """Read what `dump` gave."""
+        booked, *rest = value
+        return cls({int(page): count for page, count in booked.items()}, *rest)
