@@ -34,6 +34,7 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _HIDDEN: Final = re.compile(r"%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
 _BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_FILLED_LATER: Final = re.compile(r"\{(?:date|time|bn|id|[a-z]+_(?:bn|id))\}")
 _ID: Final = re.compile(r"[\w@+=,~-][\w.@+=,~-]*")
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _LONGEST_NAME: Final = 240  # bytes: 255 on every file system in use, less the ending of the manifest
@@ -70,6 +71,11 @@ class Destination:
     def key(self) -> str:
         """The path below the root, joined by slashes."""
         return "/".join(self.parts)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether nothing is left for `fill` to do."""
+        return not _FILLED_LATER.search(self.given)
 
     def beside(self, ending: str) -> Destination:
         """Name the file that stands beside this one: its name with `ending` added."""
@@ -133,10 +139,15 @@ class Allowed:
             self._prefixes.append((scheme, bucket, parts))
 
     def check(self, destination: str, *, field: str = "destination") -> Destination:
-        """Give the place that `destination` names, or raise `BadCommand` with the field, the rule and the remedy."""
+        """
+        Give the place that `destination` names, or raise `BadCommand` with the field, the rule and the remedy.
+
+        It may still hold `{date}`, `{time}` and ids, which `fill` can put nothing into that leads elsewhere.
+        """
         scheme, rest = _split(destination, field)
-        if "{" in destination or "}" in destination:
-            raise _refused(field, destination, "holds braces that nothing fills in", "Take them out.")
+        if not {"{", "}"}.isdisjoint(_FILLED_LATER.sub("", destination)):
+            remedy = "Take them out; {date}, {time}, {report_bn} and other ids are."
+            raise _refused(field, destination, "holds braces that nothing fills in", remedy)
         if not rest or rest.endswith(("/", "/.")) or rest == ".":
             raise _refused(field, destination, "names a directory", "Add the name of a file.")
         if scheme == "file":
