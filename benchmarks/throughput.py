@@ -110,7 +110,7 @@ def planrelay(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float,
         none: list[dict[str, Any]] = [{} for _ in bodies]
         publish(topology.COMMANDS, "planpoint.unit.read", bodies, "application/cloudevents+json", none)
         log = (home / "log").open("wb")
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker"]
+        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", "bench@%h"]
         worker = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=log, stderr=log)
         try:
             return watch(sandbox, commands, worker)

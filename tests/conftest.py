@@ -9,6 +9,10 @@ import pytest
 from hypothesis import settings
 from kombu import Connection
 
+from tests.fleet_fixtures import broker, make_fleet, sandbox
+
+__all__ = ["broker", "make_fleet", "sandbox"]
+
 AMQP_VARIABLE = "PLANRELAY_TEST_AMQP"
 AMQP_DEFAULT = "amqp://guest:guest@127.0.0.1:5672//"
 ON_CI = os.environ.get("CI", "").lower() == "true"

@@ -117,7 +117,13 @@ class Fleet:
         self.workers: list[Worker] = []
         settings: dict[str, Any] = {
             "data_dir": str(home / "var"),
-            "worker": {"include": INCLUDE, "lease": "2s", "drain_timeout": "10s", "concurrency": 100, **sections.pop("worker", {})},
+            "worker": {
+                "include": INCLUDE,
+                "lease": "2s",
+                "drain_timeout": "10s",
+                "concurrency": 100,
+                **sections.pop("worker", {}),
+            },
             "http": {"request_timeout": "2s", **sections.pop("http", {})},
             "retry": {"backoff_initial": "200ms", "backoff_ceiling": "2s", **sections.pop("retry", {})},
             "artifacts": {"allowed": ["./var/artifacts/"]},
@@ -139,7 +145,10 @@ class Fleet:
         base = self.sandbox.base_url
         return {
             "tower": {
-                "system": "planpoint", "base_url": base("planpoint"), "token": "sandbox-token", "max_in_flight": 64
+                "system": "planpoint",
+                "base_url": base("planpoint"),
+                "token": "sandbox-token",
+                "max_in_flight": 64,
             },
             "acme-bit": {
                 "system": "barometerit",
@@ -173,6 +182,8 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._closing:
+            return
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
@@ -209,7 +220,12 @@ class Fleet:
                 with self.connection() as connection:
                     name = f"test-events.{uuid.uuid4().hex}"
                     queue = kombu.Queue(
-                        name, topology.events_exchange(), routing_key="#", durable=False, auto_delete=True, exclusive=True
+                        name,
+                        topology.events_exchange(),
+                        routing_key="#",
+                        durable=False,
+                        auto_delete=True,
+                        exclusive=True,
                     )
                     consumer = connection.Consumer(queue, accept=["json", CLOUDEVENT], no_ack=True)
                     consumer.on_message = lambda message: self._events.append(json.loads(message.body))

@@ -315,12 +315,15 @@ def _configuration(settings: Settings, systems: tuple[str, ...]) -> dict[str, An
     state = state_url(settings)
     return {
         "broker_url": url,
-        "broker_transport_options": {**transport_options(amqp=amqp), **({"confirm_publish": True} if amqp else {})},
+        "broker_transport_options": {
+            **transport_options(amqp=amqp),
+            **({"confirm_publish": True} if amqp else {"lease": min(12.0, settings.worker.lease.total_seconds())}),
+        },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
         "broker_heartbeat": 30,
-        "result_backend": state if settings.worker.results else None,
+        "result_backend": state.replace("unix://", "redis+socket://") if settings.worker.results else None,
         "task_ignore_result": not settings.worker.results,
         "task_queues": topology.work_queues(systems, amqp=amqp),
         "task_default_exchange": topology.COMMANDS,
@@ -335,6 +338,8 @@ def _configuration(settings: Settings, systems: tuple[str, ...]) -> dict[str, An
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],
+        # Two workers of one name share a control queue; an exclusive one would end the second's connection for ever.
+        "control_queue_exclusive": False,
         "worker_pool": "worker.pool:LoopPool",
         "worker_consumer": "worker.consumer:Consumer",
         "worker_concurrency": settings.worker.concurrency,
@@ -347,7 +352,9 @@ def _configuration(settings: Settings, systems: tuple[str, ...]) -> dict[str, An
         "planrelay_drain_timeout": settings.worker.drain_timeout.total_seconds() + DRAIN_MARGIN.total_seconds(),
         "beat_scheduler": "worker.schedule:Scheduler",
         "beat_max_loop_interval": 5,
+        "beat_enable_remote_control": True,
         "redbeat_redis_url": state,
+        "redbeat_redis_options": {"socket_timeout": 5.0},
         "redbeat_key_prefix": "planrelay:beat:",
         "redbeat_lock_timeout": 30,
         "timezone": "UTC",

@@ -110,7 +110,7 @@ class Publisher:
         self._thread.start()
 
     async def publish(self, message: Outgoing) -> None:
-        """Publish and wait until the broker has it; raises `Unroutable` or `PublishFailed`, never on a lost connection."""
+        """Publish and wait until the broker has it; raises `Unroutable` or `PublishFailed`, not on a lost connection."""
         pending = _Pending(message, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self._wake()
@@ -206,6 +206,8 @@ class Publisher:
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
         raw = connection.connection
+        # Else amqp looks, before each publish, whether the broker has said "blocked": it stops reading then, and we wait.
+        raw.client_properties["capabilities"]["connection.blocked"] = False
         beat = time.monotonic()
         quiet_since = time.monotonic()
         while True:
@@ -221,10 +223,12 @@ class Publisher:
             readable, _, _ = select.select([raw.sock, self._wake_reader], [], [], 1.0)
             if self._wake_reader in readable:
                 self._drain_wakes()
-            if raw.sock in readable or before:
+            if raw.sock in readable:
                 with contextlib.suppress(TimeoutError):
-                    while True:
+                    while self._open or self._redeclare:
                         connection.drain_events(timeout=0.0001)
+                        if not select.select([raw.sock], [], [], 0)[0]:
+                            break
             now = time.monotonic()
             if not self._open or len(self._open) < before:
                 quiet_since = now

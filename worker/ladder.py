@@ -43,7 +43,7 @@ class Shelf:
     async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
         """Put the copy away for `wait`; returns when the store has it."""
         copy = delivery.parked(timedelta(0), key=command.type, user=None)
-        queue = topology.work_queue(command.type.partition(".")[0])
+        queue = topology.queue_of(command.type)
         await parking.park(self._store, copy, key=command.key, queue=queue, wait=wait)
 
     def rhythm(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:

@@ -446,7 +446,10 @@ class Engine:
         )
         attempt = tally.attempt
         if not isinstance(error, Exception):
-            return await self._done(job, error, attempt)
+            try:
+                return await self._done(job, error, attempt)
+            except (TypeError, ValueError) as no_json:
+                return await self._settle(job, no_json, attempt)
         if isinstance(error, (Postpone, ClaimLost)):
             raise error
         if isinstance(error, StoreAway):  # what a slice keeps there itself: its plans
@@ -472,7 +475,8 @@ class Engine:
             return DeadlineExceeded(f"The command took longer than worker.command_deadline ({patience}).")
         if job.body.cancelled():
             return ClaimLost(ticket.command.key) if job.fate == "claim_lost" else Postpone(timedelta(0), "drained")
-        return job.body.exception() or job.body.result()
+        error = job.body.exception()
+        return job.body.result() if error is None else error
 
     async def _done(self, job: _Job, result: Mapping[str, Any], attempt: int) -> tuple[Ending, Any]:
         ticket = job.ticket
@@ -492,7 +496,9 @@ class Engine:
         streak = journey.streak + (0 if job.gateway is None else job.gateway.tally.deferrals)
         fate = decide(error, attempt=attempt, deferral_run=streak, policy=self.policy, rng=self.rng)
         unresolved = job.run is not None and bool(job.run.unresolved)
-        if not isinstance(error, (RelayError, ExceptionGroup)):
+        if isinstance(error, RelayError):
+            error.message = self.redactor.text(error.message)
+        elif not isinstance(error, ExceptionGroup):
             log.error("command.bug", exc_info=error)
         match fate:
             case Defer(wait, reason):
@@ -568,6 +574,7 @@ class Engine:
         self, job: _Job, error: RelayError, *, attempt: int, started: datetime | None, salt: str = ""
     ) -> tuple[Ending, Any]:
         """End a command as failed: ledger, event, dead letter, each before the next."""
+        error.message = self.redactor.text(error.message)
         ticket = _moved(job.ticket, started=started)
         job.ticket = ticket
         event = result_event.failed(

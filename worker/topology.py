@@ -47,6 +47,11 @@ def work_queue(system: str) -> str:
     return f"planrelay.{system}"
 
 
+def queue_of(command_type: str) -> str:
+    """Name the queue on which a command of this type waits."""
+    return BATCH if command_type == BATCH else work_queue(command_type.partition(".")[0])
+
+
 def commands_exchange(*, amqp: bool) -> Exchange:
     """The topic exchange that publishers use."""
     arguments = {"alternate-exchange": ALTERNATE} if amqp else None
@@ -61,14 +66,12 @@ def events_exchange() -> Exchange:
 def work_queues(systems: Iterable[str], *, amqp: bool) -> list[Queue]:
     """The queues that workers read: one per system, one for batches, and on RabbitMQ what fell through."""
     exchange = commands_exchange(amqp=amqp)
-    arguments: dict[str, Any] | None = None
+    arguments: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD}
     if amqp:
-        arguments = {
+        arguments |= {
             **_QUORUM,
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-overflow": "reject-publish",
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": DEAD,
             "x-dead-letter-strategy": "at-least-once",
         }
     queues = [
