@@ -33,7 +33,7 @@ class _SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):  # type: ignore
     """
 
 
-class _Cut(Exception):
+class CoroutineCancelled(Exception):
     """The coroutine was cancelled, and not by the pool."""
 
 
@@ -105,7 +105,7 @@ class Job:
         except asyncio.CancelledError as error:
             if self._cancelled:
                 raise
-            raise _Cut("The task's coroutine was cancelled from within.") from error
+            raise CoroutineCancelled("The task's coroutine was cancelled from within.") from error
         if self.settled or self.timed_out:
             # Revoked or out of time, and the body would not hear it: the tracer must not report a success.
             raise asyncio.CancelledError

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import itertools
+import math
 import os
 import threading
 from collections import deque
@@ -89,6 +91,7 @@ def coroutine_task(fun: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             _share_stacks(_task_stack.stack)
         return await_(fun(*args, **kwargs))
 
+    body.__signature__ = inspect.signature(fun)  # type: ignore[attr-defined]  # what Celery checks calls against
     return body
 
 
@@ -139,6 +142,7 @@ class LoopPool(BasePool):
         self._alarm: asyncio.TimerHandle | None = None
         self._signals = ShutdownSignals(self)
         self._stopping = False
+        self._driving = 0
         self._hurry = asyncio.Event()
 
     # Celery's hooks
@@ -177,7 +181,10 @@ class LoopPool(BasePool):
     def on_apply(self, target: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any) -> Job:
         """Run one task; `options` are Celery's callbacks and time limits."""
         job = Job(self, next(self._pids), functools.partial(target, *args, **(kwargs or {})), options)
-        self._in_loop(self._admit, job)
+        if threading.get_ident() == self._thread:
+            self._admit(job)
+        else:
+            self.call_soon(self._admit, job)
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002  a coroutine has no signals
@@ -199,8 +206,8 @@ class LoopPool(BasePool):
 
     def on_stop(self) -> None:
         """Stop warm: see `planrelay_drain_timeout`. Called again, or after a cold signal: at once."""
-        if self._stopping or self.closed or (self.loop.is_running() and not self._threaded):
-            # Asked by a signal: in the middle of a stop, or of a job that blocks the loop.
+        if self._stopping or self._driving or self.closed or (self.loop.is_running() and not self._threaded):
+            # Asked by a signal: in the middle of a stop, of a step aside, or of a job that blocks the loop.
             self._in_loop(self._hurry.set)
             return
         patience = float(self.app.conf.get("planrelay_drain_timeout", DRAIN_TIMEOUT))
@@ -263,11 +270,15 @@ class LoopPool(BasePool):
         """
         Call a function that blocks, in a thread, and turn the loop until it has ended; its result or error is given.
 
-        For the hub's side only (the consumer's steps): jobs go on, nothing is read from the broker meanwhile. In a
-        thread that is not the loop's the function is called right there.
+        For the hub's side only (the consumer's steps). The function alone may use the broker's connection meanwhile:
+        jobs go on, and what Celery is to hear of them waits. In any other thread it is called right there.
         """
-        if self._threaded or self.closed or threading.get_ident() != self._thread:
-            return fun(*args, **kwargs)
+        future = self.aside(fun, *args, **kwargs)
+        self.wait(future)
+        return future.result()
+
+    def aside(self, fun: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin to call a function that blocks, in a thread of its own; `wait` for what is given."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -277,10 +288,22 @@ class LoopPool(BasePool):
                 future.set_exception(error)
             self.wake()
 
-        threading.Thread(target=copy_context().run, args=(run,), name="planrelay-drive", daemon=True).start()
-        while not future.done():
-            self.turn(1.0)
-        return future.result()
+        if self._threaded or self.closed or threading.get_ident() != self._thread:
+            run()
+        else:
+            threading.Thread(target=copy_context().run, args=(run,), name="planrelay-aside", daemon=True).start()
+        return future
+
+    def wait(self, future: Future[Any], patience: float = math.inf) -> bool:
+        """Turn the loop until the future is done (True) or the patience is over."""
+        end = monotonic() + patience
+        self._driving += 1
+        try:
+            while not future.done() and (left := end - monotonic()) > 0:
+                self.turn(min(left, 1.0))
+        finally:
+            self._driving -= 1
+        return future.done()
 
     def drive_until(self, awaitable: Awaitable[T]) -> T:
         """Turn the loop until the awaitable is done, from synchronous code outside of any job."""
@@ -297,7 +320,7 @@ class LoopPool(BasePool):
     def turn(self, timeout: float) -> None:
         """Run the loop for up to `timeout` seconds or until woken; 0 is one turn. Then make the calls that it left."""
         loop = self.loop
-        if timeout <= 0 or self._calls:
+        if timeout <= 0 or (self._calls and not self._driving):
             loop.stop()
         else:
             due = loop.time() + timeout
@@ -307,7 +330,7 @@ class LoopPool(BasePool):
                     self._alarm.cancel()
                 self._alarm = loop.call_at(due, self._ring)
         self._run_loop()
-        while self._calls:
+        while self._calls and not self._driving:
             fun, args = self._calls.popleft()
             self._call(fun, args)
         self._signals.answer()
@@ -577,7 +600,18 @@ class LoopConsumer(Consumer):
 
         def restart(self, parent: Any, *args: Any, **kwargs: Any) -> None:
             """Stop each step, for a new start or for good."""
-            _aside(parent.pool, super().restart, parent, *args, **kwargs)
+            pool = parent.pool
+            if not isinstance(pool, LoopPool):
+                super().restart(parent, *args, **kwargs)
+                return
+            if parent.task_consumer is not None:  # what still arrives is taken up when the goodbye is over
+                parent.task_consumer.on_message = functools.partial(pool.call_soon, parent.task_consumer.on_message)
+            goodbye = pool.aside(super().restart, parent, *args, **kwargs)
+            if not pool.wait(goodbye, SOCKET_PATIENCE):
+                log.warning("pool.broker_silent", patience_s=SOCKET_PATIENCE)
+                parent.hang_up()
+                pool.wait(goodbye)
+            goodbye.result()
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Call from the hub, at once also when the loop asks."""
@@ -594,13 +628,20 @@ class LoopConsumer(Consumer):
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Let go of the broken connection aside: a peer that fell silent makes even that wait."""
         if self.connection is not None:
-            _aside(self.pool, _discard, self.connection)
+            _aside(self.pool, _drop, self.connection)
         super().on_connection_error_after_connected(exc)
+
+    def hang_up(self) -> None:
+        """Close the connections without a word: the peer answers none. What was not acknowledged comes again."""
+        events = getattr(self.event_dispatcher, "connection", None)
+        for connection in filter(None, (self.connection, events)):
+            _aside(self.pool, _drop, connection)
 
     def shutdown(self) -> None:
         """Say goodbye to the broker, which need not answer: all acknowledgements are out."""
         if self.connection is not None:
-            bound_open_broker_sockets(self.connection, SOCKET_PATIENCE)
+            patience = COLD_GRACE if state.should_terminate else SOCKET_PATIENCE
+            bound_open_broker_sockets(self.connection, patience)
         super().shutdown()
 
     def _wake(self) -> None:
@@ -612,7 +653,7 @@ def _aside(pool: Any, fun: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return pool.drive(fun, *args, **kwargs) if isinstance(pool, LoopPool) else fun(*args, **kwargs)
 
 
-def _discard(connection: Any) -> None:
-    bound_open_broker_sockets(connection, SOCKET_PATIENCE)
+def _drop(connection: Any) -> None:
+    bound_open_broker_sockets(connection, COLD_GRACE)
     with suppress(Exception):
-        connection.collect(socket_timeout=SOCKET_PATIENCE)
+        connection.collect(socket_timeout=COLD_GRACE)

@@ -34,6 +34,7 @@ class ShutdownSignals:
         self._came: deque[tuple[int, float]] = deque()
         self._answered = 0
         self._answering = False
+        self._stuck = False
 
     def hold_back(self) -> None:
         """Take the place of those handlers that Celery has installed by now."""
@@ -54,7 +55,12 @@ class ShutdownSignals:
 
     def answer(self) -> None:
         """Run the handlers of the signals that came."""
-        if self._answering or not self._came:
+        self._stuck = False
+        if self._came:
+            self._answer_all()
+
+    def _answer_all(self) -> None:
+        if self._answering:
             return
         self._answering = True
         try:
@@ -73,10 +79,10 @@ class ShutdownSignals:
             self._answering = False
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        stuck = bool(self._came) and monotonic() - self._came[0][1] > STUCK
+        self._stuck = self._stuck or (bool(self._came) and monotonic() - self._came[0][1] > STUCK)
         self._came.append((number, monotonic()))
-        if stuck:
-            self.answer()
+        if self._stuck:
+            self._answer_all()
         else:
             with suppress(RuntimeError):  # closed meanwhile
                 self._pool.loop.call_soon_threadsafe(self._pool.loop.stop)
