@@ -138,6 +138,10 @@ class Run:
         self._steps[name] = value
         return value
 
+    def kept(self, name: str) -> Any:
+        """Give what a step has kept, None where it was never done."""
+        return self._steps.get(name)
+
     async def once(
         self,
         name: str,
@@ -297,10 +301,11 @@ class Run:
             raise Postpone(timedelta(seconds=1), "continued")
         await asyncio.sleep(0)
 
-    async def unfinished(self, error: RelayError, *, left: int) -> Exception:
+    async def unfinished(self, error: RelayError, *, left: int | str) -> Exception:
         """
-        Give what to raise for `error` at the end of a run that did some of its items and has `left` still to do.
+        Give what to raise for `error` at the end of a run that did some of its items.
 
+        `left` is what is still to do: how many items, or the name of the next one.
         A run that left fewer than any before it is no failed attempt: it goes on after a short wait, uncounted. One that
         got no further gives the error back, to be counted; so long work ends however many of its items fail once.
         """

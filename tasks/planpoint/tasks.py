@@ -17,6 +17,7 @@ from tasks.planpoint.many import project_of, update_many
 from tasks.planpoint.spelling import differing, settled, spelling_for
 from tasks.planpoint.sync import Sync
 from worker.command import Result, command
+from worker.data import Creation, Listing, match_on, with_warnings
 from worker.errors import NotFound
 from worker.natural_key import Candidates, make_once, same
 
@@ -60,7 +61,7 @@ async def project_read(run: Run, data: models.ProjectRead) -> Result:
     async def look() -> Listed:
         return Listed([await planpoint.read_project(data.id)], 1, {})
 
-    return await _rows(run, models.Listing(destination=data.destination), look, project_id=data.id)
+    return await _rows(run, Listing(destination=data.destination), look, project_id=data.id)
 
 
 @command(
@@ -353,7 +354,7 @@ async def lead_list(run: Run, data: models.LeadList) -> Result:
 
 async def _made(
     run: Run,
-    data: models.Creation,
+    data: Creation,
     vocabulary: Vocabulary,
     default: tuple[str, ...],
     look: Callable[[], Awaitable[Listed]],
@@ -372,7 +373,7 @@ async def _made(
         run,
         noun=data.noun(),
         wanted={**fields, **owners},
-        match_on=models.match_on(data, vocabulary, **references),
+        match_on=match_on(data, vocabulary, **references),
         default=default,
         look=candidates,
         send=lambda: send(fields),
@@ -387,7 +388,7 @@ async def _update(run: Run, planpoint: Planpoint, id: str, changes: Mapping[str,
 
     spelling = await spelling_for(run, planpoint, changes, sample)
     answer = await planpoint.update_unit(id, changes, spelling)
-    return _with_warnings(*await settled(run, planpoint, changes, spelling, answer))
+    return with_warnings(*await settled(run, planpoint, changes, spelling, answer))
 
 
 async def _deleted(
@@ -408,10 +409,10 @@ async def _deleted(
 
 
 def _answered(one: Object, asked: Mapping[str, Any]) -> Result:
-    return _with_warnings(one, differing(one, asked))
+    return with_warnings(one, differing(one, asked))
 
 
-async def _rows(run: Run, data: models.Listing, look: Callable[[], Awaitable[Listed]], **ids: str) -> Result:
+async def _rows(run: Run, data: Listing, look: Callable[[], Awaitable[Listed]], **ids: str) -> Result:
     """List what `look` gives; it is asked once the destination is known to be one."""
     listed: Listed | None = None
 
@@ -425,8 +426,4 @@ async def _rows(run: Run, data: models.Listing, look: Callable[[], Awaitable[Lis
     result = await run.rows(
         rows(), destination=destination, limit=data.limit, complete=lambda: listed is None or listed.complete
     )
-    return _with_warnings(result, listed.warnings if listed else [])
-
-
-def _with_warnings(result: dict[str, Any], warnings: list[str]) -> Result:
-    return {**result, "warnings": warnings} if warnings else result
+    return with_warnings(result, listed.warnings if listed else [])
