@@ -34,7 +34,7 @@ from worker.errors import (
     Unavailable,
     Waitable,
 )
-from worker.rest import Endpoint, Headers, Query, Request, Response, raise_for_status
+from worker.rest import Body, Endpoint, Headers, Query, Request, Response, raise_for_status
 from worker.transport import Download
 from worker.wire import Observer, Wire
 
@@ -77,7 +77,7 @@ class Parts(TypedDict, total=False):
     query: Query | None
     json: Any
     form: Mapping[str, str] | None
-    body: bytes | None
+    body: Body | None
     headers: Mapping[str, str] | None
     timeout: timedelta | None
 

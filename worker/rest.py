@@ -7,7 +7,7 @@ Pure: no I/O, no clock. `worker.gateway` sends these, `worker.transport` puts th
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,6 +33,9 @@ Evidence = Literal["seed", "public", "assumed"]
 """Where an endpoint is known from: the vendor's page given to us, other public text, or nowhere (a default)."""
 
 Query = Mapping[str, str | int | bool | list[str]]
+
+Body = bytes | Callable[[], AsyncIterator[bytes]]
+"""A request's body: whole, or made piece by piece each time that it is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class Endpoint:
         query: Query | None = None,
         json: Any = None,
         form: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Body | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: timedelta | None = None,
     ) -> Request:
@@ -113,7 +116,7 @@ class Request:
     query: Query = field(default_factory=dict)
     json: Any = None
     form: Mapping[str, str] | None = None
-    body: bytes | None = None
+    body: Body | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: timedelta | None = None
     """Overrides `http.request_timeout` for this request."""

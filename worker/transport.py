@@ -314,13 +314,13 @@ def _with_body(response: Response, body: bytes, *, since_headers: float) -> Resp
     return replace(response, body=body, after=after)
 
 
-def _content(request: Request) -> tuple[bytes | None, str | None]:
+def _content(request: Request) -> tuple[bytes | AsyncIterator[bytes] | None, str | None]:
     if request.json is not None:
         text = json.dumps(request.json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode(), "application/json"
     if request.form is not None:
         return urlencode(dict(request.form)).encode(), "application/x-www-form-urlencoded"
-    return request.body, None
+    return request.body() if callable(request.body) else request.body, None
 
 
 def _pairs(query: Query) -> list[tuple[str, str]]:
