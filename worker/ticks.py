@@ -13,6 +13,7 @@ schedule's own zone:
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -52,9 +53,9 @@ class Ticks:
         day = instant.astimezone(self.zone).date() - _SPILL * _DAY
         last = (instant + HORIZON).date()
         while day <= last:
-            if any(tick > instant for tick in self._on(day)):
-                near = (tick for n in range(_SPILL + 1) for tick in self._on(day + n * _DAY))
-                return min(tick for tick in near if tick > instant)
+            if (found := self._on(day)) and found[-1] > instant:
+                near = (self._on(day + n * _DAY) for n in range(_SPILL + 1))
+                return min(each[at] for each in near if (at := bisect_right(each, instant)) < len(each))
             day += _DAY
         return None
 
@@ -63,9 +64,9 @@ class Ticks:
         day = instant.astimezone(self.zone).date() + _DAY
         first = (instant - HORIZON).date()
         while day >= first:
-            if any(tick <= instant for tick in self._on(day)):
-                near = (tick for n in range(_SPILL + 1) for tick in self._on(day - n * _DAY))
-                return max(tick for tick in near if tick <= instant)
+            if (found := self._on(day)) and found[0] <= instant:
+                near = (self._on(day - n * _DAY) for n in range(_SPILL + 1))
+                return max(each[at - 1] for each in near if (at := bisect_right(each, instant)))
             day -= _DAY
         return None
 
@@ -121,7 +122,7 @@ def look(schedule: Schedule, *, since: datetime, now: datetime) -> Look:
     Tell what is due of a schedule whose ticks up to `since` are settled.
 
     Of several that came due, the last one is run for all. Those that came due over a minute ago were missed: `catch_up`
-    says whether the last of them is still run. Ticks stay in order, whatever their jitter.
+    says whether the last of them is still run.
     """
     ticks = Ticks(schedule.ticks, schedule.zone)
     due = ticks.latest(now - schedule.jitter)
@@ -145,9 +146,17 @@ def look(schedule: Schedule, *, since: datetime, now: datetime) -> Look:
 
 
 def lateness(schedule: Schedule, tick: datetime) -> timedelta:
-    """Give the jitter of one tick: anywhere up to the schedule's, and the same for everybody who asks."""
+    """
+    Give the jitter of one tick: anywhere up to the schedule's, and the same for everybody who asks.
+
+    It ends before the next tick, so that each is run on its own and in order.
+    """
+    if not schedule.jitter:
+        return timedelta(0)
+    following = Ticks(schedule.ticks, schedule.zone).after(tick)
+    longest = schedule.jitter if following is None else min(schedule.jitter, following - tick)
     drawn = hashlib.sha256(f"{schedule.name}\n{tick.isoformat()}".encode()).digest()
-    return schedule.jitter * (int.from_bytes(drawn[:6]) / 2**48)
+    return longest * (int.from_bytes(drawn[:6]) / 2**48)
 
 
 def command_id(schedule: Schedule, tick: datetime) -> str:

@@ -90,9 +90,11 @@ def run(count: int, *, seed: int) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C, with everything put away; while that goes on, neither counts."""
+    """End by SIGTERM as by Ctrl-C, with everything put away; a second one does not cut that short."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGINT, stop)
