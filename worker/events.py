@@ -38,6 +38,9 @@ WINDOW: Final = 512
 CONFIRM_PATIENCE: Final = 30.0
 """Seconds without a confirm after which the connection is taken for dead."""
 
+GATHER: Final = 0.001
+"""Seconds to let messages gather before a turn of publishing: each turn takes the interpreter from the loop."""
+
 CHANNEL_LOSSES: Final = 3
 """How often one message may see its channel closed under it before it is given up as the reason."""
 
@@ -88,6 +91,8 @@ class Publisher:
         self._open: dict[int, _Pending] = {}
         self._tag = 0
         self._stopping = False
+        self._awake = False
+        """A wake-up is under way: one is enough for any number of messages."""
         self._settled: list[tuple[_Pending, Exception | None]] = []
         self._settle_lock = threading.Lock()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -131,8 +136,15 @@ class Publisher:
         self._wake()
         if self._thread is not None:
             self._thread.join(timeout)
+            if self._thread.is_alive():
+                return
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _wake(self) -> None:
+        if self._awake:
+            return
+        self._awake = True
         with contextlib.suppress(BlockingIOError, OSError):
             self._wake_writer.send(b"\0")
 
@@ -181,6 +193,7 @@ class Publisher:
             self._drain_wakes()
 
     def _drain_wakes(self) -> None:
+        self._awake = False
         with contextlib.suppress(BlockingIOError, OSError):
             while self._wake_reader.recv(4096):
                 pass
@@ -222,13 +235,13 @@ class Publisher:
             self._tell()
             readable, _, _ = select.select([raw.sock, self._wake_reader], [], [], 1.0)
             if self._wake_reader in readable:
+                # The loop wakes us for the first of a burst: a moment later there are more, and one turn serves all.
+                time.sleep(GATHER)
                 self._drain_wakes()
             if raw.sock in readable:
                 with contextlib.suppress(TimeoutError):
-                    while self._open or self._redeclare:
+                    while select.select([raw.sock], [], [], 0)[0]:
                         connection.drain_events(timeout=0.0001)
-                        if not select.select([raw.sock], [], [], 0)[0]:
-                            break
             now = time.monotonic()
             if not self._open or len(self._open) < before:
                 quiet_since = now

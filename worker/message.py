@@ -78,20 +78,20 @@ class Command:
     traceparent: str | None = None
     tracestate: str | None = None
 
-    @property
-    def key(self) -> str:
-        """
-        The ledger key: two messages with one key are one intent.
+    key: str = field(init=False)
+    """
+    The ledger key: two messages with one key are one intent.
 
-        A hex SHA-256 over connection, type, source, and `idempotencykey` or else `id`; which of the two is part of it.
-        """
+    A hex SHA-256 over connection, type, source, and `idempotencykey` or else `id`; which of the two is part of it.
+    """
+    data_digest: str = field(init=False)
+    """The hex SHA-256 of the data, however it was written: the same key with another digest is a conflict."""
+
+    def __post_init__(self) -> None:
         tag, value = ("id", self.id) if self.idempotency_key is None else ("idempotencykey", self.idempotency_key)
-        return _digest(self.connection, self.type, self.source, tag, value)
-
-    @property
-    def data_digest(self) -> str:
-        """The hex SHA-256 of the data, however it was written: the same key with another digest is a conflict."""
-        return strict_json.digest(self.data)
+        key = _digest(self.connection, self.type, self.source, tag, value)
+        object.__setattr__(self, "key", key)  # frozen, and asked for many times
+        object.__setattr__(self, "data_digest", strict_json.digest(self.data))
 
 
 class Unreadable(BadCommand):

@@ -34,9 +34,9 @@ def read(text: bytes) -> Any:
     """
     try:
         decoded = text.removeprefix(_BOM).decode("utf-8")
-        value = json.loads(
-            decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
-        )
+        if decoded.startswith("\ufeff"):
+            raise BadJSON("begins with two byte order marks")
+        value = _DECODER.decode(decoded)
     except UnicodeDecodeError as error:
         raise BadJSON(f"is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
@@ -60,14 +60,14 @@ def write(value: Any) -> bytes:
     Half of a surrogate pair, which a vendor's answer may hold, is written as the escape it came as.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        return _ENCODER.encode(value).encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def digest(value: Any) -> str:
     """Give the hex SHA-256 of a JSON value: the same however it was written (order of keys, spaces, `1` or `1.0`)."""
-    text = json.dumps(_canonical(value), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    text = _CANONICAL.encode(_canonical(value))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -122,3 +122,11 @@ def _canonical(value: Any) -> Any:
             return [_canonical(inner) for inner in value]
         case _:
             return value
+
+
+# Made once: json.loads and json.dumps make a new one for each call that wants anything unusual.
+_DECODER: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
+)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"))

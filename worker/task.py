@@ -302,24 +302,24 @@ class Engine:
     async def perform(self, ticket: Ticket) -> tuple[Ending, Any]:
         """Run a command to a settled end; when this returns, its message may be acknowledged."""
         command = ticket.command
-        with structlog.contextvars.bound_contextvars(
+        structlog.contextvars.bind_contextvars(  # in the job's own context: it ends with the job
             command_id=command.id,
             type=command.type,
             connection=command.connection,
             attempt=ticket.delivery.journey.attempt,
-        ):
-            while (other := self.jobs.get(command.key)) is not None:
-                await asyncio.shield(other.settled)  # a second delivery joins the run; the ledger then has its end
-            job = _Job(ticket, asyncio.get_running_loop().create_future())
-            self.jobs[command.key] = job
-            try:
-                return await self._perform(job)
-            except asyncio.CancelledError:
-                self._on_cancelled(job)
-                raise
-            finally:
-                del self.jobs[command.key]
-                job.settled.set_result(None)
+        )
+        while (other := self.jobs.get(command.key)) is not None:
+            await asyncio.shield(other.settled)  # a second delivery joins the run; the ledger then has its end
+        job = _Job(ticket, asyncio.get_running_loop().create_future())
+        self.jobs[command.key] = job
+        try:
+            return await self._perform(job)
+        except asyncio.CancelledError:
+            self._on_cancelled(job)
+            raise
+        finally:
+            del self.jobs[command.key]
+            job.settled.set_result(None)
 
     async def _perform(self, job: _Job) -> tuple[Ending, Any]:
         ticket = job.ticket
@@ -463,20 +463,20 @@ class Engine:
         ticket = job.ticket
         patience = self.settings.worker.command_deadline
         job.body = asyncio.ensure_future(ticket.operation.body(run, ticket.data))
+        deadline = asyncio.timeout(patience.total_seconds())
         try:
-            done, _ = await asyncio.wait({job.body}, timeout=patience.total_seconds())
+            async with deadline:
+                return await job.body
         except asyncio.CancelledError:
-            job.body.cancel()
-            await asyncio.wait({job.body}, timeout=1)
-            raise
-        if not done:
-            job.body.cancel()
-            await asyncio.wait({job.body}, timeout=5)
-            return DeadlineExceeded(f"The command took longer than worker.command_deadline ({patience}).")
-        if job.body.cancelled():
+            if not job.fate:
+                raise  # Celery ends the job: see `_on_cancelled`
             return ClaimLost(ticket.command.key) if job.fate == "claim_lost" else Postpone(timedelta(0), "drained")
-        error = job.body.exception()
-        return job.body.result() if error is None else error
+        except TimeoutError as error:
+            if not deadline.expired():
+                return error
+            return DeadlineExceeded(f"The command took longer than worker.command_deadline ({patience}).")
+        except Exception as error:  # noqa: BLE001 - whatever it is, `decide` has a fate for it
+            return error
 
     async def _done(self, job: _Job, result: Mapping[str, Any], attempt: int) -> tuple[Ending, Any]:
         ticket = job.ticket
