@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from worker.errors import BadCommand, Conflict, OutcomeUnknown
+from worker.errors import BadCommand, Conflict, NotFound, OutcomeUnknown
 
 if TYPE_CHECKING:
     from worker.run import Once, Run
@@ -40,6 +40,7 @@ class Fitting(Protocol):
 
 
 Send = Callable[[], Awaitable[Row]]
+Alike = Callable[[Any, Any], bool]
 
 
 async def make_once(
@@ -51,23 +52,26 @@ async def make_once(
     default: Sequence[str],
     look: Callable[[], Awaitable[Candidates]],
     send: Send,
+    alike: Alike | None = None,
 ) -> dict[str, Any]:
     """
     Give the object that `send` makes, with `how`: `created`, `found` (an interrupted send had made it) or `adopted`.
 
     `wanted` holds the fields of the object to be, in our names; the natural key is those named by `match_on`, else
-    `default` (as far as the command gives them). `look` lists the objects among which it is to be found. Commands that
-    match on the same key take turns, so that the second finds what the first has made.
+    `default` (as far as the command gives them). `look` lists the objects among which it is to be found; `alike` tells
+    whether a field of theirs is the one looked for (left out: `same`). Commands that match on the same key take turns,
+    so that the second finds what the first has made.
 
     Raises `Conflict` where `match_on` fits several objects; `OutcomeUnknown` where several new ones fit after an
     interrupted send, or none does and the list was not complete; `BadCommand` where the command leaves a field of its
     `match_on` empty.
     """
     key = natural_key(wanted, match_on, default)
+    is_same = alike or same
 
     async def fitting(*, surely: bool = True) -> list[Row]:
         candidates = await look()
-        rows = [row for row in candidates.rows if all(same(row.get(name), value) for name, value in key.items())]
+        rows = [row for row in candidates.rows if all(is_same(row.get(name), value) for name, value in key.items())]
         if surely and not rows and not candidates.complete:
             raise OutcomeUnknown(
                 f"No {noun} with this {' and '.join(key)} is listed, but the vendor does not list all it has: "
@@ -105,6 +109,27 @@ async def _adopt_or_make(run: Run, noun: str, key: Row, fitting: Fitting, send: 
         return await run.once("create", send, find, adopt=True)
 
 
+async def delete_once(
+    run: Run, id: str, seen: Callable[[], Awaitable[Any]], delete: Callable[[], Awaitable[str]]
+) -> dict[str, Any]:
+    """
+    Delete what was there when the command first looked (`seen`): not there then is an error, gone since what it asked.
+
+    Gives `id`, `deleted` and the `message` that `delete` gives.
+    """
+
+    async def there() -> bool:
+        await seen()
+        return True
+
+    await run.step("there", there)
+    try:
+        message = await delete()
+    except NotFound:
+        message = ""  # a delete that was interrupted, or repeated in the call, had taken effect
+    return {"id": id, "deleted": True, "message": message}
+
+
 def natural_key(wanted: Row, match_on: Sequence[str] | None, default: Sequence[str]) -> dict[str, Any]:
     """Give the fields by which the object can be found again, with their values."""
     if match_on is not None and not match_on:
@@ -130,6 +155,18 @@ def same(one: Any, other: Any) -> bool:
     if _is_number(one) and _is_number(other):
         return bool(one == other)
     return type(one) is type(other) and bool(one == other)
+
+
+def folded(one: Any, other: Any) -> bool:
+    """Tell whether two values are the same without regard to case, as addresses and user names are."""
+    if isinstance(one, str) and isinstance(other, str):
+        return one.strip().casefold() == other.strip().casefold()
+    return same(one, other)
+
+
+def differing(one: Mapping[str, Any], asked: Mapping[str, Any], alike: Callable[[Any, Any], bool] = same) -> list[str]:
+    """Give the fields that an answer shows otherwise than asked; those that it doesn't show, nobody can tell."""
+    return sorted(name for name, value in asked.items() if name in one and not alike(one[name], value))
 
 
 def _referred(value: Any) -> Any:

@@ -104,7 +104,7 @@ class Run:
     def __post_init__(self) -> None:
         self._steps: dict[str, Any] = dict(self.claim.steps) if self.claim else {}
         self._intents: dict[str, timedelta] = dict(self.claim.intents) if self.claim else {}
-        self.unresolved: set[str] = set(self._intents)
+        self.unresolved: set[str] = {name for name in self._intents if f"once:{name}" not in self._steps}
         """Requests of this command that may have taken effect and were not looked up yet."""
 
     @property
@@ -123,6 +123,11 @@ class Run:
     def resolve_after(self) -> timedelta:
         """How long after it was sent a request can still be running at the vendor."""
         return self.host.settings.http.request_timeout + RESOLVE_MARGIN
+
+    @property
+    def last_attempt(self) -> bool:
+        """Whether a failure now would be the command's last: whoever has something to tell tells it instead."""
+        return max(self.attempt, self.gateway.tally.attempt) >= self.host.settings.retry.max_attempts
 
     def now(self) -> datetime:
         """Give the present instant (aware, UTC)."""
@@ -149,6 +154,7 @@ class Run:
         find: Callable[[], Awaitable[Any]] | None,
         *,
         adopt: bool = False,
+        makes: bool = True,
     ) -> Once:
         """
         Do what `send` does at most once in effect.
@@ -156,16 +162,17 @@ class Run:
         `find` looks by natural key and gives every object it finds there (`id` or `bn` in each), or one, or None; it
         raises where the answer is unsure. An interrupted send takes what it finds only where no other command is known
         to have made it. Where there is no `find`, a send that was interrupted ends as `OutcomeUnknown`. `adopt`: the
-        command named a natural key, so what was there before the first send is taken as the result.
+        command named a natural key, so what was there before the first send is taken as the result. Without `makes`
+        nothing new comes of it, so what `find` gives is the proof that it was done.
         """
         step = f"once:{name}"
         if step in self._steps:
             return Once(**self._steps[step])
         resumed = name in self._intents
         if resumed:
-            found = await self._resolve(name, find, adopt=adopt)
+            found = await self._resolve(name, find, own=makes and not adopt)
             if found is not None:
-                return await self._keep(step, Once(found, "found"))
+                return await self._keep(step, Once(found, "found"), makes=makes)
         if adopt and find is not None and not resumed:
             found = _single(await find())
             if found is not None:
@@ -177,16 +184,17 @@ class Run:
         await self._write(self.host.ledger.write_intent(self.digest, name))
         self._intents[name] = timedelta(0)
         self.unresolved.add(name)
-        return await self._keep(step, Once(await self._send(name, send, find), "created"))
+        value = await self._send(name, send, find, own=makes)
+        return await self._keep(step, Once(value, "created"), makes=makes)
 
     async def _send(
-        self, name: str, send: Callable[[], Awaitable[Any]], find: Callable[[], Awaitable[Any]] | None
+        self, name: str, send: Callable[[], Awaitable[Any]], find: Callable[[], Awaitable[Any]] | None, *, own: bool
     ) -> Any:
         try:
             value = await send()
         except ContractBroken:
             # A whole answer came and can't be read: nothing is running any more, so a look can tell at once.
-            made = None if find is None else await self._own(await find())
+            made = None if find is None else await self._found(find, own=own)
             if made is None:
                 raise
             self.unresolved.discard(name)
@@ -219,7 +227,11 @@ class Run:
             raise Postpone(STORE_PATIENCE, "store_away") from None
         return maker not in {None, self.digest}
 
-    async def _resolve(self, name: str, find: Callable[[], Awaitable[Any]] | None, *, adopt: bool) -> Any:
+    async def _found(self, find: Callable[[], Awaitable[Any]], *, own: bool) -> Any:
+        found = await find()
+        return await self._own(found) if own else _single(found)
+
+    async def _resolve(self, name: str, find: Callable[[], Awaitable[Any]] | None, *, own: bool) -> Any:
         """Look for what an interrupted send may have made; None means it certainly made nothing."""
         if find is None:
             if self.claim is not None and self.claim.run > 1:
@@ -232,18 +244,17 @@ class Run:
         if left > timedelta(0):
             raise Postpone(left, "unresolved")
         try:
-            candidates = await find()
+            found = await self._found(find, own=own)
         except Unavailable as error:
             if self.attempt > self.host.settings.retry.max_attempts:
                 raise OutcomeUnknown(f"The outcome could not be looked up: {error.message}") from error
             raise
-        found = _single(candidates) if adopt else await self._own(candidates)
         self.unresolved.discard(name)
         return found
 
-    async def _keep(self, step: str, once: Once) -> Once:
+    async def _keep(self, step: str, once: Once, *, makes: bool = True) -> Once:
         if self.claim is not None:
-            if once.how != "adopted":
+            if makes and once.how != "adopted":
                 await self._write(self.host.ledger.write_made(self.digest, self.connection.name, _identity(once.value)))
             await self._write(self.host.ledger.write_step(self.digest, step, {"value": once.value, "how": once.how}))
         self._steps[step] = {"value": once.value, "how": once.how}

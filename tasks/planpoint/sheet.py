@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
+from worker.cells import Headings, Unclear, flag, folded, is_empty, quoted, text
 from worker.errors import BadCommand
 from worker.rows import BadRow
 
@@ -28,7 +29,6 @@ FLAGS: Final = frozenset({"is_featured", "unit_price_tbd"})
 REFERENCES: Final = frozenset({"id", "floor", "project"})
 """Fields that a sheet may name its units by, and never changes."""
 
-_YES: Final = {"true": True, "yes": True, "false": False, "no": False}
 _GROUPS: Final = {".": ",", ",": "."}
 _BLANKS: Final = " '\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{THIN SPACE}"
 
@@ -65,10 +65,14 @@ class Reader:
     def __init__(self, data: models.UnitsSync, unit: Vocabulary, own_statuses: Iterable[str]) -> None:
         self._data = data
         self._unit = unit
-        self._by_heading = {_folded(name): ours for ours, theirs in unit.names.items() for name in (ours, *theirs)}
-        self._fields: dict[str, str | None] = {}
+        self._headings = Headings(
+            {folded(name): ours for ours, theirs in unit.names.items() for name in (ours, *theirs)},
+            data.columns,
+            name=unit.name,
+            refused=REFERENCES - {data.key},
+        )
         statuses = [*own_statuses, *data.statuses, *models.STATUSES]
-        self._statuses = {_folded(status): status for status in statuses}
+        self._statuses = {folded(status): status for status in statuses}
         self.reading = Reading()
         self._lines: dict[str, int] = {}
         self._twice: set[str] = set()
@@ -80,7 +84,7 @@ class Reader:
             return
         try:
             key, fields = self._understood(row.values)
-        except _Unclear as unclear:
+        except Unclear as unclear:
             self._problem(row.line, str(unclear))
             return
         if key in self._lines:
@@ -93,26 +97,27 @@ class Reader:
     def finish(self) -> Reading:
         """Give what came of all rows; of those whose key came twice, none is believed."""
         reading = self.reading
-        if not any(name == self._data.key for name in self._fields.values()):
+        if not any(name == self._data.key for name in self._headings.fields.values()):
             raise BadCommand(
-                f"The sheet has no column for data.key, {self._data.key}: it has {_quoted(self._fields)}. "
+                f"The sheet has no column for data.key, {self._data.key}: it has {quoted(self._headings.fields)}. "
                 "Name the column so, or map its heading in data.columns."
             )
         for wish in [wish for wish in reading.wishes if wish.key in self._twice]:
             reading.wishes.remove(wish)
             self._problem(wish.line, f"{self._data.key} {wish.key!r} stands in another line too")
         reading.problems.sort(key=lambda problem: problem["line"])
-        reading.ignored = [heading for heading, name in self._fields.items() if name is None]
+        reading.ignored = self._headings.ignored
         return reading
 
     def _problem(self, line: int, reason: str) -> None:
         self.reading.problems.append({"line": line, "reason": reason})
 
     def _understood(self, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        cells = {self._field(heading): (heading, cell) for heading, cell in values.items() if not _is_empty(cell)}
+        field_of = self._headings.field
+        cells = {field_of(heading): (heading, cell) for heading, cell in values.items() if not is_empty(cell)}
         if self._data.key not in cells:
-            raise _Unclear(f"has no {self._data.key}")
-        key = _text(cells.pop(self._data.key)[1])
+            raise Unclear(f"has no {self._data.key}")
+        key = text(cells.pop(self._data.key)[1])
         key = key.lower() if self._data.key == "id" else key
         self.reading.mentioned.add(key)
         fields: dict[str, Any] = {}
@@ -120,50 +125,29 @@ class Reader:
             if name is not None:
                 try:
                     fields[name] = self._value(name, cell)
-                except _Unclear as unclear:
-                    raise _Unclear(f"{heading}: {unclear}") from None
+                except Unclear as unclear:
+                    raise Unclear(f"{heading}: {unclear}") from None
         return key, fields
-
-    def _field(self, heading: str) -> str | None:
-        """Give the field that a column is about; None: left alone."""
-        if heading in self._fields:
-            return self._fields[heading]
-        columns = self._data.columns
-        if columns is not None:
-            name = self._unit.name(columns[heading]) if heading in columns else None
-        else:
-            name = self._by_heading.get(_folded(heading))
-        if name in REFERENCES and name != self._data.key:
-            name = None
-        if name is not None and name in self._fields.values():
-            other = next(known for known, its in self._fields.items() if its == name)
-            raise BadCommand(f"The columns {other!r} and {heading!r} are both {name}: map one of them in data.columns.")
-        self._fields[heading] = name
-        return name
 
     def _value(self, name: str, cell: Any) -> Any:
         if name in NUMBERS:
             return number(cell, self._data.decimal_mark)
         if name in FLAGS:
-            return _flag(cell)
+            return flag(cell)
         if name == "status":
             return self._status(cell)
         if name in self._unit.names:
-            return _text(cell)
+            return text(cell)
         return cell  # a field that only this tenant knows
 
     def _status(self, cell: Any) -> str:
-        known = self._statuses.get(_folded(str(cell)))
+        known = self._statuses.get(folded(str(cell)))
         if known is None:
-            raise _Unclear(
+            raise Unclear(
                 f"{str(cell)[:60]!r} is neither one of {', '.join(models.STATUSES)} nor a status that a unit of this "
                 "project has; if it is right, give it in data.statuses"
             )
         return known
-
-
-class _Unclear(ValueError):
-    """A cell that can't be understood; the text goes on after its place."""
 
 
 def number(cell: Any, decimal_mark: str | None) -> int | float:
@@ -174,7 +158,7 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
     others.
     """
     if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
-        raise _Unclear(f"{str(cell)[:60]!r} is no number")
+        raise Unclear(f"{str(cell)[:60]!r} is no number")
     if not isinstance(cell, str):
         return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
     text = "".join(char for char in cell if unicodedata.category(char) != "Sc").strip(_BLANKS)
@@ -182,7 +166,7 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
         if re.fullmatch(r"[+-]?\d{1,15}", text, re.ASCII):
             return int(text)
         if re.search(r"\d[.,]\d", text):
-            raise _Unclear(f"{cell[:60]!r} can be read in two ways; give data.decimal_mark")
+            raise Unclear(f"{cell[:60]!r} can be read in two ways; give data.decimal_mark")
     else:
         groups = re.escape(_GROUPS[decimal_mark] + _BLANKS)
         whole = rf"(?P<whole>\d{{1,15}}|\d{{1,3}}(?P<group>[{groups}])\d{{3}}(?:(?P=group)\d{{3}})*)"
@@ -193,29 +177,4 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
             digits = re.sub(r"\D", "", match["whole"])
             part = (match["part"] or "").rstrip("0")
             return float(f"{match['sign']}{digits}.{part}") if part else int(match["sign"] + digits)
-    raise _Unclear(f"{cell[:60]!r} is no number")
-
-
-def _is_empty(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, str) and not cell.strip())
-
-
-def _flag(cell: Any) -> bool:
-    value = cell if isinstance(cell, bool) else _YES.get(str(cell).strip().casefold())
-    if value is None:
-        raise _Unclear(f"{str(cell)[:60]!r} is neither true nor false")
-    return value
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))  # a spreadsheet's 101 is the unit 101
-    return str(cell).strip()
-
-
-def _folded(name: str) -> str:
-    return "".join(char for char in name.casefold() if char.isalnum())
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
+    raise Unclear(f"{cell[:60]!r} is no number")

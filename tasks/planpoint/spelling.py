@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.natural_key import same
+from worker import natural_key
 from worker.run import Postpone
 
 if TYPE_CHECKING:
@@ -71,11 +71,8 @@ async def settled(
 
 def differing(one: Object, asked: Mapping[str, Any]) -> list[str]:
     """Give a warning where an answer shows fields otherwise than asked; those that it doesn't show, nobody can tell."""
-    other = sorted(
-        name
-        for name, value in asked.items()
-        if name in one and not isinstance(value, (dict, list)) and not same(one[name], value)
-    )
+    plain = {name: value for name, value in asked.items() if not isinstance(value, (dict, list))}
+    other = natural_key.differing(one, plain)
     return [f"Planpoint's answer does not show what was asked: {', '.join(other)}."] if other else []
 
 

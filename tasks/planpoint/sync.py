@@ -9,26 +9,23 @@ project, and writes what is left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tasks.planpoint import models
 from tasks.planpoint.diff import Difference, Item, difference, moved_on
 from tasks.planpoint.patches import Written, as_wanted, write
 from tasks.planpoint.sheet import Reader
 from tasks.planpoint.spelling import learn
-from worker.errors import BadCommand
-from worker.plans import Plan, PlanState, plan_id
+from worker import planned
 from worker.rows import inline_sheet, read_sheet
 
 if TYPE_CHECKING:
     from tasks.planpoint.client import Listed, Object, Planpoint
     from worker.command import Result
+    from worker.plans import Plan
     from worker.run import Run
-
-SHOWN: Final = 200
-"""Rows of a plan that a result shows; all are in the plan and in its `destination`."""
 
 
 @dataclass(slots=True)
@@ -67,7 +64,7 @@ class Sync:
         units = (await self._read()).rows
         if self.data.plan_id is None:
             return await self._keep(await self._difference(units), ())
-        approved = await self._approved(self.data.plan_id)
+        approved = await planned.approved(self.run, self.data.plan_id, "this project", project_id=self.data.project_id)
         items = [item async for item in self.run.plans.items(approved.id) if item["action"] == "update"]
         by_id = {unit["id"]: unit for unit in units}
         moved = [item for item in items if moved_on(item, by_id.get(item["id"]))]
@@ -76,15 +73,6 @@ class Sync:
         some = ", ".join(str(item["key"]) for item in moved[:5])
         reason = f"{len(moved)} units have changed since plan {approved.id} was made ({some})."
         return await self._keep(await self._difference(units), (reason,))
-
-    async def _approved(self, id: str) -> Plan:
-        plan = await self.run.plans.load(id)
-        mine = (self.run.command.type, self.run.connection.name, self.data.project_id)
-        if (plan.type, plan.connection, plan.data.get("project_id")) != mine:
-            raise BadCommand(f"data.plan_id: plan {id} is not of this project.")
-        if plan.state is not PlanState.APPROVED:
-            raise BadCommand(f"data.plan_id: plan {id} is {plan.state}; approve it with `planrelay plan approve {id}`.")
-        return plan
 
     async def _difference(self, units: list[Object]) -> Difference:
         data = self.data
@@ -104,17 +92,7 @@ class Sync:
     async def _keep(self, found: Difference, reasons: tuple[str, ...]) -> dict[str, Any]:
         reasons += found.reasons
         held = self.data.mode == "apply" and bool(reasons) and found.summary["changed"] > 0
-        plan = Plan(
-            id=plan_id(self.run.digest),
-            type=self.run.command.type,
-            connection=self.run.connection.name,
-            data=self.data.model_dump(mode="json", exclude_defaults=True, exclude={"plan_id"}),
-            created_at=self.run.now(),
-            summary=found.summary,
-            reasons=reasons,
-            state=PlanState.HELD if held else PlanState.PLANNED,
-        )
-        await self.run.plans.keep(plan, found.items)
+        plan = await planned.keep(self.run, self.data, found.items, summary=found.summary, reasons=reasons, held=held)
         return {"id": plan.id, "held": held, "warnings": self._warnings()}
 
     def _warnings(self) -> list[str]:
@@ -156,8 +134,6 @@ class Sync:
     async def _reread(self) -> Mapping[str, Object]:
         return {unit["id"]: unit for unit in (await self._read()).rows}
 
-    # Telling
-
     async def _told(
         self,
         plan: Plan,
@@ -165,28 +141,11 @@ class Sync:
         warnings: list[str],
         *,
         counts: Mapping[str, int] | None = None,
-        left: list[Item] | None = None,
+        left: Sequence[Item] = (),
     ) -> Result:
-        result: dict[str, Any] = {
-            "state": state,
-            "plan_id": plan.id,
-            "summary": {**plan.summary, **(counts or {})},
-        }
-        if plan.reasons:
-            result["reasons"] = list(plan.reasons)
-        if state == "held":
-            result["approve"] = f"planrelay plan approve {plan.id}"
-        limit = SHOWN if self.destination is None else None
-        result["plan"] = await self.run.rows(self._rows(plan), destination=self.destination, limit=limit)
-        if left:
-            result["not_applied"] = left[:SHOWN]
-        if warnings:
-            result["warnings"] = warnings
-        return result
-
-    async def _rows(self, plan: Plan) -> AsyncIterator[Item]:
-        async for item in self.run.plans.items(plan.id):
-            yield item
+        return await planned.told(
+            self.run, plan, state, destination=self.destination, warnings=warnings, counts=counts, left=left
+        )
 
 
 def _after(item: Item) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from tasks.planpoint.spelling import differing, settled, spelling_for
 from tasks.planpoint.sync import Sync
 from worker.command import Result, command
 from worker.data import Creation, Listing, match_on, with_warnings
-from worker.errors import NotFound
-from worker.natural_key import Candidates, make_once, same
+from worker.natural_key import Candidates, delete_once, make_once, same
 
 if TYPE_CHECKING:
     from tasks.planpoint.client import Object
@@ -107,7 +106,7 @@ async def project_delete(run: Run, data: models.One) -> Result:
     async def seen() -> Object:
         return await planpoint.read_project(data.id)
 
-    return await _deleted(run, data.id, seen, planpoint.delete_project)
+    return await delete_once(run, data.id, seen, partial(planpoint.delete_project, data.id))
 
 
 # --- Groups and enterprises -------------------------------------------------------------------------------------------
@@ -298,7 +297,7 @@ async def unit_delete(run: Run, data: models.One) -> Result:
     async def seen() -> Object:
         return (await planpoint.read_unit(data.id))[0]
 
-    return await _deleted(run, data.id, seen, planpoint.delete_unit)
+    return await delete_once(run, data.id, seen, partial(planpoint.delete_unit, data.id))
 
 
 @command(
@@ -389,23 +388,6 @@ async def _update(run: Run, planpoint: Planpoint, id: str, changes: Mapping[str,
     spelling = await spelling_for(run, planpoint, changes, sample)
     answer = await planpoint.update_unit(id, changes, spelling)
     return with_warnings(*await settled(run, planpoint, changes, spelling, answer))
-
-
-async def _deleted(
-    run: Run, id: str, seen: Callable[[], Awaitable[Object]], delete: Callable[[str], Awaitable[str]]
-) -> Result:
-    """Delete what was there when the command first looked: not there then is an error, gone since is what it asked."""
-
-    async def there() -> bool:
-        await seen()
-        return True
-
-    await run.step("there", there)
-    try:
-        message = await delete(id)
-    except NotFound:
-        message = ""  # a delete that was interrupted, or repeated in the call, had taken effect
-    return {"id": id, "deleted": True, "message": message}
 
 
 def _answered(one: Object, asked: Mapping[str, Any]) -> Result:

@@ -24,6 +24,7 @@ from typing import Any
 
 from worker.command import Operation
 from worker.errors import Unanswered
+from worker.gateway import Tally
 from worker.ledger import Claim
 from worker.rest import Endpoint, Headers, Request, Response, raise_for_status
 from worker.run import Run
@@ -44,6 +45,7 @@ class WireGateway:
     def __init__(self, bench: "Bench") -> None:
         self._bench = bench
         self.connection = bench.connection
+        self.tally = Tally()
 
     async def send(self, endpoint: Endpoint, **said: Any) -> Response:
         override = self.connection.operations.get(endpoint.name)
