@@ -45,6 +45,7 @@ from worker.bridge import await_, identity, new_event_loop, whose
 from worker.job import GRACE, Job
 from worker.poller import LoopPoller
 from worker.shutdown import ShutdownSignals
+from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -62,6 +63,9 @@ COLD_GRACE: Final = 1.0
 
 HOOK_TIMEOUT: Final = 10.0
 """Seconds that one hook of the last act may take."""
+
+COLD_HOOK_TIMEOUT: Final = 3.0
+"""The same when the operator said: at once."""
 
 BEAT: Final = 0.5
 """Seconds between two measurements of the loop's lag."""
@@ -141,6 +145,7 @@ class LoopPool(BasePool):
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._signals = ShutdownSignals(self)
+        self._watchdog = Watchdog()
         self._stopping = False
         self._driving = 0
         self._hurry = asyncio.Event()
@@ -260,10 +265,12 @@ class LoopPool(BasePool):
 
     def wake(self) -> None:
         """End the hub's present poll, so that it looks at its timers and ready callbacks; from any thread."""
+        if self._threaded:
+            return
         if threading.get_ident() != self._thread:
             with suppress(RuntimeError):  # closed meanwhile: nobody polls any more
                 self.loop.call_soon_threadsafe(self.loop.stop)
-        elif self.loop.is_running() and not self._threaded:
+        elif self.loop.is_running():
             self.loop.stop()
 
     def drive(self, fun: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -451,6 +458,7 @@ class LoopPool(BasePool):
 
     def _beat(self, due: float) -> None:
         now = self.loop.time()
+        self._watchdog.beat()
         self.lag = timedelta(seconds=max(0.0, now - due))
         for tell in self.on_lag:
             self._call(tell, (self.lag,))
@@ -458,6 +466,7 @@ class LoopPool(BasePool):
 
     async def _begin(self) -> None:
         self._beat(self.loop.time())
+        self._watchdog.watch(threading.get_ident())
         for hook in self.on_startup:
             await hook()
 
@@ -546,6 +555,7 @@ class LoopPool(BasePool):
             self.drive_until(self._end())
         finally:
             self.closed = True
+            self._watchdog.stop()
             self._signals.let_go()
             if self._threaded:
                 self.loop.call_soon_threadsafe(self.loop.stop)
@@ -555,7 +565,7 @@ class LoopPool(BasePool):
             signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
 
     async def _end(self) -> None:
-        await self._call_hooks(reversed(self.on_shutdown))
+        await self._call_hooks(reversed(self.on_shutdown), patience=COLD_HOOK_TIMEOUT if self._cold else HOOK_TIMEOUT)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()

@@ -135,12 +135,14 @@ def test_a_blocking_call_aside_lets_others_run(start: Start) -> None:
     assert max(ended) - min(ended) < 0.4
 
 
-def test_a_blocked_loop_is_measured(start: Start) -> None:
-    """A task that blocks the loop for 1.2 s shows in the lag that `on_lag` is told."""
+def test_a_blocked_loop_is_measured_and_told(start: Start) -> None:
+    """A task that blocks the loop for 4 s shows in the lag that `on_lag` is told, and the log says where it stands."""
     worker = start()
-    worker.send("block", 1.2)
+    worker.send("block", 4)
     (line,) = worker.until_count("lag", 1)
-    assert 0.5 < line["seconds"] < 3
+    assert 2 < line["seconds"] < 6
+    assert worker.log.count("pool.loop_blocked") == 1
+    assert "time.sleep(seconds)" in worker.log
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
@@ -173,6 +175,30 @@ def test_tasks_run_on_valkey(tmp_path: Path, transport: str) -> None:
             assert worker.messages() == 0
     finally:
         embedded.stop(tmp_path)
+
+
+@pytest.mark.parametrize(("again", "done"), [(False, 5), (True, 0)])
+def test_signals_are_heard_where_there_is_no_hub(tmp_path: Path, again: bool, done: int) -> None:
+    """On a filesystem transport the loop has a thread of its own: one signal drains, a second stops at once."""
+    for name in ("messages", "control"):
+        (tmp_path / name).mkdir()
+    folders = {
+        "data_folder_in": str(tmp_path / "messages"),
+        "data_folder_out": str(tmp_path / "messages"),
+        "control_folder": str(tmp_path / "control"),
+    }
+    with PoolWorker("filesystem://", tmp_path, broker_transport_options=folders) as worker:
+        worker.client.conf.broker_transport_options = folders
+        for number in range(5):
+            worker.send("nap", 20 if again else 3, str(number))
+        worker.until_count("start", 5)
+        worker.kill(signal.SIGTERM)
+        if again:
+            worker.until(lambda worker: worker.lines("drain"))
+            worker.kill(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert len(worker.lines("end")) == done
+        assert worker.lines("shutdown")
 
 
 # --- How it ends ------------------------------------------------------------------------------------------------------
@@ -409,11 +435,27 @@ def test_a_worker_whose_loop_is_blocked_can_be_stopped(start: Start) -> None:
     worker.kill(signal.SIGTERM)
     time.sleep(5.2)  # what tells a blocked loop from a busy one is time
     assert worker.process is not None
-    end = time.monotonic() + 20
+    end = time.monotonic() + 5
     while worker.process.poll() is None and time.monotonic() < end:
         worker.kill(signal.SIGTERM)
         time.sleep(0.2)
     assert worker.process.poll() is not None
+    assert left(worker) == 1
+
+
+@pytest.mark.parametrize("task", ["block", "aside"])
+def test_the_second_signal_ends_what_cannot_be_cancelled(start: Start, task: str) -> None:
+    """A loop or a thread that blocks for a minute holds the process up for ten seconds after the second signal."""
+    worker = start()
+    worker.send(task, 60)
+    worker.until(lambda worker: "received" in worker.log)
+    worker.kill(signal.SIGTERM)
+    time.sleep(5.2 if task == "block" else 0.2)  # what tells a blocked loop from a busy one is time
+    began = time.monotonic()
+    worker.kill(signal.SIGTERM)
+    assert worker.wait() == 70
+    assert 8 < time.monotonic() - began < 14
+    assert "pool.exit_forced" in worker.log
     assert left(worker) == 1
 
 
@@ -483,6 +525,22 @@ def test_jobs_can_be_cancelled_when_the_connection_is_lost(start: Start, amqp_ur
         worker.kill(signal.SIGTERM)
         assert worker.wait() == 0
         assert left(worker) == 0
+
+
+def test_a_worker_stops_well_while_it_tries_to_reconnect(start: Start, amqp_url: str) -> None:
+    """SIGTERM in the middle of an outage: the jobs end, the process too, the messages are the broker's."""
+    with Proxy(amqp_url) as proxy:
+        worker = start(through=proxy.url)
+        for number in range(10):
+            worker.send("nap", 4, str(number))
+        worker.until_count("start", 10)
+        proxy.cut()
+        worker.until(lambda worker: "Cannot connect" in worker.log)
+        worker.kill(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert len(worker.lines("end")) == 10
+        assert max(durations(worker)) < 4.5
+        assert left(worker) == 10
 
 
 def test_a_connection_that_breaks_during_the_drain_does_not_stop_it(start: Start, amqp_url: str) -> None:
