@@ -35,6 +35,9 @@ BLIND_WAIT: Final = (0.25, 30.0)
 FEWEST: Final = 5
 """Requests of one window from which their cost is learned."""
 
+IDLE: Final = 1.0
+"""Seconds without a request after which an answer that tells of no cost is one of another window."""
+
 SURE: Final = 0.3
 """How far from whole a number of windows may come out and still be believed."""
 
@@ -126,6 +129,11 @@ class Points:
         if seen.value > start.known:
             self._begin(seen)
             return
+        if seen.value == start.known and seen.sent - self.inside > IDLE:
+            # It cost something and left as much: a window has begun since, but there is no telling when.
+            self.window += 1
+            self.begun_after, self.begun_before, self.begun = None, seen.answered, seen.answered
+            self.anchor = None
         self.inside = max(self.inside, seen.sent)
         self._outlast(seen.sent)
         if start.seq > self.newest:
@@ -134,6 +142,7 @@ class Points:
     def refuse(self, sent: float, start: Start) -> None:
         """Take in that a request was refused for want of points: this window has none left."""
         if start.window == self.window:
+            self.inside = max(self.inside, sent)
             self._outlast(sent)
             self.left = min(self.left, 0.0)
 

@@ -39,20 +39,21 @@ class Returns:
 
     def book(self, now: float, count: int, *, wait: float, rate: float) -> list[float]:
         """Give `count` times to come back, in seconds from now, none before `wait`, somewhat faster than `rate`."""
-        room = max(int(HASTE * rate * PAGE), 1)
-        first = int((now + wait) / PAGE)
+        earliest = now + wait
+        first = int(earliest / PAGE)
         self.booked = {page: booked for page, booked in self.booked.items() if (page + 1) * PAGE > now}
         pages = range(first, first + PAGES)
         times = []
         for _ in range(count):
-            page = next((page for page in pages if self.booked.get(page, 0) < room), None)
+            page = next((page for page in pages if self.booked.get(page, 0) < _room(page, earliest, rate)), None)
             if page is None:  # more than can be told: wherever there is the most room
                 page = min(pages, key=lambda page: self.booked.get(page, 0))
             else:
                 pages = range(page, first + PAGES)
-            booked = self.booked.get(page, 0)
+            booked, room = self.booked.get(page, 0), _room(page, earliest, rate)
             self.booked[page] = booked + 1
-            times.append(max(page * PAGE + booked % room * PAGE / room - now, wait))
+            at = _begin(page, earliest) + booked % room * _span(page, earliest) / room
+            times.append(max(at - now, wait))
         return times
 
     def ahead(self, now: float) -> int:
@@ -82,3 +83,17 @@ class Returns:
         """Read what `dump` gave."""
         booked, *rest = value
         return cls({int(page): count for page, count in booked.items()}, *rest)
+
+
+def _begin(page: int, earliest: float) -> float:
+    return max(page * PAGE, earliest)
+
+
+def _span(page: int, earliest: float) -> float:
+    """Give the seconds of a page that may be booked."""
+    return (page + 1) * PAGE - _begin(page, earliest)
+
+
+def _room(page: int, earliest: float, rate: float) -> int:
+    """Give how many may come back in a page."""
+    return max(int(HASTE * rate * _span(page, earliest)), 1)
