@@ -37,7 +37,7 @@ from worker.topology import COMMANDS, work_queue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from config.settings import Schedule
+    from config.settings import Schedule, Settings
     from worker.app import Relay
 
 log = structlog.get_logger("planrelay.schedule")
@@ -154,13 +154,12 @@ class Entry:
 class Desk:
     """What a leading beat works with: the way to the broker, and what it asks the ledger."""
 
-    def __init__(self, app: Relay) -> None:
-        settings = app.settings
+    def __init__(self, settings: Settings, systems: Iterable[str]) -> None:
         self._loop = process_loop()
         self._url = broker_url(settings)
         self._options = transport_options(amqp=is_amqp_url(self._url))
         self._max_age = settings.retry.max_age
-        self._publisher = Publisher(self._url, systems=tuple(app.slices.systems), options=self._options, name="beat")
+        self._publisher = Publisher(self._url, systems=tuple(systems), options=self._options, name="beat")
         self._publisher.start(self._loop.loop)
         self._store = Store(connect(state_url(settings)))
         self._ledger = Ledger(self._store, owner="beat", lease=settings.worker.lease)
@@ -289,7 +288,7 @@ class Scheduler(RedBeatScheduler):
         if found.tick is None:
             return "missed"
         if self._desk is None:
-            self._desk = Desk(self.app)
+            self._desk = Desk(self.app.settings, self.app.slices.systems)
         if schedule.overlap == "skip" and self._desk.unfinished(schedule, memory, now):
             return "skipped"
         self._desk.publish(schedule, ticks.command_id(schedule, found.tick), found.tick)

@@ -136,7 +136,6 @@ def run(setup: Setup, name: str, *, as_json: bool) -> int:
 
 
 def _publish(setup: Setup, found: Schedule) -> str:
-    from worker.app import make_app
     from worker.cli.check import schedule_problem
     from worker.schedule import Desk
 
@@ -145,7 +144,7 @@ def _publish(setup: Setup, found: Schedule) -> str:
         raise click.UsageError(f"schedules.{found.name}: {problem}")
     now = datetime.now(UTC)
     id_ = f"{found.name}-now-{now:%Y%m%dT%H%M%S%fZ}"
-    desk = Desk(make_app(setup.settings))
+    desk = Desk(setup.settings, setup.slices.systems)
     try:
         desk.publish(found, id_, now)
     except TimeoutError as error:
