@@ -31,8 +31,9 @@ import kombu
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.peers.prefork import app, queue
 from sandbox import SandboxProcess
-from worker import topology
+from worker import embedded, topology
 
 AMQP = os.environ.get("PLANRELAY_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672//")
 SYSTEMS = ("barometerit", "planview_admin", "planpoint")
@@ -47,7 +48,6 @@ data_dir = "{home}/var"
 [broker]
 url = "{AMQP}"
 [worker]
-include = ["tasks.planpoint"]
 concurrency = 600
 metrics_port = 0
 [connections.tower]
@@ -117,26 +117,23 @@ def planrelay(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float,
         finally:
             worker.terminate()
             worker.wait(60)
-            from worker import embedded
-
             embedded.stop(home / "var")
 
 
 def prefork(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float, int]:
     """Measure Celery's own way."""
     url = f"{sandbox.base_url('planpoint')}/api/units/{unit}"
-    env = {**os.environ, "BENCH_AMQP": AMQP, "BENCH_URL": url, "PYTHONPATH": str(HERE)}
+    env = {**os.environ, "BENCH_AMQP": AMQP, "BENCH_URL": url, "PYTHONPATH": str(HERE.parent)}
     ids = [str(uuid.uuid4()) for _ in range(commands)]
     with kombu.Connection(AMQP) as connection:
-        from peers.prefork import app, queue
-
         app.conf.broker_url = AMQP
         queue(connection.channel()).declare()
     bodies = [json.dumps([[], {}, {}]).encode() for _ in ids]
     headers = [{"task": "peers.prefork.read", "id": each, "lang": "py"} for each in ids]
     publish("peers", "peers.prefork", bodies, "application/json", headers)
-    command = [sys.executable, "-m", "celery", "-A", "peers.prefork", "worker", "-P", "prefork", "-c", "8", "-l", "ERROR"]
-    worker = subprocess.Popen(command, cwd=HERE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "celery", "-A", "benchmarks.peers.prefork", "worker", "-n", "peer@%h"]
+    command += ["-P", "prefork", "-c", "8", "-l", "ERROR"]
+    worker = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         return watch(sandbox, commands, worker)
     finally:

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import kombu
+import redis
 
 from config.settings import Settings, load_settings
 from sandbox import SandboxThread
-from worker import topology, valkey
+from worker import embedded, topology, valkey
 from worker.app import broker_url, is_amqp_url, state_url, transport_options
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Worker:
         environ["PLANRELAY_WORKER__METRICS_PORT"] = str(self.port)
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--hostname", f"{name}@test"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            self.process = subprocess.Popen(
                 command, cwd=fleet.home, env=environ, stdout=log, stderr=log, start_new_session=True
             )
 
@@ -191,19 +192,13 @@ class Fleet:
         self._listener.join(5)
         self._wipe()
         if not self.amqp:
-            from worker import embedded
-
             embedded.stop(self.settings.data_dir)
 
     def _wipe(self) -> None:
         """Leave nothing of ours on a broker that others use too."""
-        import redis
-
         redis.Redis.from_url(self.state).flushdb() if not self.amqp else self._wipe_amqp()
 
     def _wipe_amqp(self) -> None:
-        import redis
-
         store = redis.Redis.from_url(self.state)
         for key in store.scan_iter("planrelay:*", count=1000):
             store.delete(key)

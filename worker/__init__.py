@@ -1,8 +1,8 @@
 """
 The engine: turns queue messages into API calls, reliably. It knows no vendor.
 
-`worker.celery` is the Celery app (`celery -A worker worker`), made when first asked for, so that importing a pure module
-of this package starts nothing.
+`worker.celery` is the Celery app (`celery -A worker worker`), made when first asked for, so that importing a pure
+module of this package starts nothing.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class _Answers:
         self._url = url
         self._options = dict(options)
         self._expected: dict[str, concurrent.futures.Future[dict[str, Any]]] = {}
-        self._closing = False
+        self._closing = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planrelay-answers", daemon=True)
         self._thread.start()
@@ -195,7 +195,7 @@ class _Answers:
         return future
 
     def close(self) -> None:
-        self._closing = True
+        self._closing.set()
         self._thread.join(3)
 
     def _run(self) -> None:
@@ -207,7 +207,7 @@ class _Answers:
             durable=True,
             expires=REPLY_EXPIRES_MS / 1000,
         )
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 with Connection(
                     self._url, transport_options=self._options, heartbeat=20, connect_timeout=5
@@ -216,7 +216,7 @@ class _Answers:
                     consumer.on_message = self._on_message
                     with consumer:
                         self._ready.set()
-                        while not self._closing:
+                        while not self._closing.is_set():
                             with contextlib.suppress(TimeoutError):
                                 connection.drain_events(timeout=0.5)
                             connection.heartbeat_check()
@@ -232,7 +232,7 @@ class _Answers:
 
 
 def listen(settings: Settings, pattern: str, *, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
-    """Give result events as they come, those whose type matches a topic pattern (`planpoint.#`); reconnects for ever."""
+    """Give result events as they come, of types that match a topic pattern (`planpoint.#`); reconnects for ever."""
     url = broker_url(settings)
     options = transport_options(amqp=is_amqp_url(url))
     name = f"planrelay-events.{uuid.uuid4().hex}"

@@ -115,7 +115,7 @@ class Publisher:
         self._thread.start()
 
     async def publish(self, message: Outgoing) -> None:
-        """Publish and wait until the broker has it; raises `Unroutable` or `PublishFailed`, not on a lost connection."""
+        """Publish and wait until the broker has it, however long it is away; raises `Unroutable` or `PublishFailed`."""
         pending = _Pending(message, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self._wake()
@@ -219,7 +219,7 @@ class Publisher:
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
         raw = connection.connection
-        # Else amqp looks, before each publish, whether the broker has said "blocked": it stops reading then, and we wait.
+        # Else amqp looks before each publish whether the broker has said "blocked": it reads no more then, and we wait.
         raw.client_properties["capabilities"]["connection.blocked"] = False
         beat = time.monotonic()
         quiet_since = time.monotonic()

@@ -36,7 +36,7 @@ class ClaimLost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """How the ledger knows a command: `digest` is its key, `data` the digest of what it asks; the rest is for `show`."""
+    """How the ledger knows a command: `digest` is its key, `data` the digest of what it asks; the rest is to show."""
 
     digest: str
     data: str
@@ -48,7 +48,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """This worker may run the command now. `lost` counts earlier runs that ended without an outcome."""
+    """Leave to run the command now. `lost` counts earlier runs that ended without an outcome."""
 
     lost: int
     run: int
@@ -75,7 +75,7 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """This copy is older than the ledger; `reply` is who waits for the answer of the copy that counts."""
+    """A copy that is older than the ledger; `reply` is who waits for the answer of the copy that counts."""
 
     reply: str
 
@@ -91,7 +91,8 @@ _CLAIM = Script.of(
     _NOW
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply')
+local old = redis.call('HMGET', KEYS[1],
+  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply')
 local state, lost, run = old[1], 0, tonumber(ARGV[12])
 if state then
   if old[6] ~= data then return {'mismatch'} end
@@ -142,7 +143,7 @@ return gone
 )
 
 # A field of the run: written only by the worker that holds the claim.
-_WRITE = Script.of(
+WRITE = Script.of(
     _NOW
     + """
 local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
@@ -155,19 +156,20 @@ return 1
 )
 
 # The first outcome stands: a run that lost its claim and still reached an end must not overwrite what was told.
-_FINISH = Script.of(
+FINISH = Script.of(
     _NOW
     + """
 local old = redis.call('HMGET', KEYS[1], 'state', 'event')
 if old[1] == 'done' or old[1] == 'dead' then return old[2] end
-redis.call('HSET', KEYS[1], 'state', ARGV[1], 'event', ARGV[2], 'attempts', ARGV[3], 'deferrals', ARGV[4], 'changed', now)
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'event', ARGV[2],
+  'attempts', ARGV[3], 'deferrals', ARGV[4], 'changed', now)
 redis.call('HDEL', KEYS[1], 'owner', 'lease', 'until')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return ARGV[2]
 """
 )
 
-_PARK = Script.of(
+PARK = Script.of(
     _NOW
     + """
 local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
@@ -180,7 +182,7 @@ return 1
 """
 )
 
-_TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'told', 1) end return 1")
+TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'told', 1) end return 1")
 
 # A command that has no outcome yet keeps its run; what is of this run (not its steps and intents) starts afresh.
 _REPLAY = Script.of(
@@ -294,19 +296,19 @@ class Ledger:
         return None if made is None else made.decode()
 
     async def _write(self, digest: str, field_name: str, value: str) -> None:
-        if not await self._store.call(_WRITE, [_command(digest)], [self.owner, field_name, value]):
+        if not await self._store.call(WRITE, [_command(digest)], [self.owner, field_name, value]):
             raise ClaimLost(digest)
 
     async def finish(self, digest: str, *, dead: bool, event: bytes, attempts: int, deferrals: int) -> bytes:
         """Keep the outcome and its event; gives the event that stands (the first one told)."""
         stands: bytes = await self._store.call(
-            _FINISH, [_command(digest)], ["dead" if dead else "done", event, attempts, deferrals, self._ttl]
+            FINISH, [_command(digest)], ["dead" if dead else "done", event, attempts, deferrals, self._ttl]
         )
         return stands
 
     async def told(self, digest: str) -> None:
         """Say that the failure's event and dead letter are confirmed: a repeat gets the event alone."""
-        await self._store.call(_TOLD, [_command(digest)], [])
+        await self._store.call(TOLD, [_command(digest)], [])
 
     async def park(
         self,
@@ -323,7 +325,7 @@ class Ledger:
         """Say that a newer copy waits in the broker; False where another worker has taken over meanwhile."""
         state = "queued" if queued else "parked"
         args = [self.owner, state, generation, attempts, deferrals, until_ms, reason, error, self._ttl]
-        return bool(await self._store.call(_PARK, [_command(digest)], args))
+        return bool(await self._store.call(PARK, [_command(digest)], args))
 
     async def replay(self, digest: str, data: str) -> int | Mismatch | None:
         """

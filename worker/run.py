@@ -205,7 +205,7 @@ class Run:
         except (TransportError, Unavailable) as error:
             if find is None:
                 raise OutcomeUnknown(
-                    f"{error.message} Whether it took effect can't be looked up; check at the vendor, then replay or drop.",
+                    f"{error.message} Whether it took effect can't be looked up; check there, then replay or drop.",
                     status=error.status,
                     response=error.response,
                 ) from error
@@ -317,7 +317,7 @@ class Run:
         Give what to raise for `error` at the end of a run that did some of its items.
 
         `left` is what is still to do: how many items, or the name of the next one.
-        A run that left fewer than any before it is no failed attempt: it goes on after a short wait, uncounted. One that
+        A run that left fewer than any before it is no failed attempt: it goes on after a short wait, uncounted. What
         got no further gives the error back, to be counted; so long work ends however many of its items fail once.
         """
         step = f"left:{left}"

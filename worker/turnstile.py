@@ -1,5 +1,7 @@
 """
-A fair turn among connections: at most so many commands run at once, and no connection's backlog keeps another's out.
+A fair turn among connections.
+
+At most so many commands run at once, and no connection's backlog keeps another's out.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Proxy:
             thread.join(5)
 
     def trap(self, pattern: bytes, spring: Callable[[], None], *, skip: int = 0) -> None:
-        """When a client sends `pattern` (after `skip` times): call `spring`, and forward neither that nor what follows."""
+        """When a client sends `pattern` (`skip` times let pass): call `spring`, and forward nothing from there on."""
         with self._lock:
             self._skip = skip
             self._spring = spring
@@ -105,7 +105,7 @@ class Proxy:
             raise
         return server
 
-    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
         tail = b""
         try:
             while piece := source.recv(65536):

@@ -52,13 +52,13 @@ class Stage:
     def _place(self, step: str) -> tuple[Proxy, bytes]:
         match step:
             case "keep step" | "keep intent":
-                return self.store, ledger._WRITE.sha.encode()
+                return self.store, ledger.WRITE.sha.encode()
             case "keep outcome":
-                return self.store, ledger._FINISH.sha.encode()
+                return self.store, ledger.FINISH.sha.encode()
             case "note generation":
-                return self.store, ledger._PARK.sha.encode()
+                return self.store, ledger.PARK.sha.encode()
             case "note told":
-                return self.store, ledger._TOLD.sha.encode()
+                return self.store, ledger.TOLD.sha.encode()
             case "publish event":
                 return self.broker, b"planrelay.events" if not self.amqp else b"\x10planrelay.events"
             case "publish dead letter":
