@@ -43,7 +43,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.barometerit.client import ENTITY_LIST, JSON_TYPE
+from tasks.barometerit.client import JSON_TYPE
+from tasks.barometerit.endpoints import ENTITY_LIST
 from worker.auth import Basic
 from worker.command import System
 

@@ -14,91 +14,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
-from tasks.barometerit import models
-from tasks.barometerit.models import BN_SHAPE, MEDIA_TYPES, Format
+from tasks.barometerit import endpoints, wire
+from tasks.barometerit.wire import BN_SHAPE, MEDIA_TYPES, Format
 from worker.errors import Busy, ContractBroken
-from worker.rest import Endpoint, Evidence
+from worker.rest import Headers, Response
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from tasks.barometerit import models
     from worker.gateway import Gateway
-    from worker.rest import Response
+    from worker.rest import Body, Endpoint
     from worker.transport import Download
     from worker.vocabulary import Vocabulary
 
 JSON_TYPE: Final = "application/json;charset=UTF-8"  # barometerit.txt, "Content Type"
-LOCKED: Final = frozenset({409, 423, 503})
-"""Taken for "a snapshot of this report is being generated"; BIT-REP tells of the lock and not of the status."""
-
-
-def _call(
-    name: str,
-    call: str,
-    *,
-    source: str = "named in BIT-ENT; path assumed",
-    evidence: Evidence = "assumed",
-    replayable: bool = True,
-    busy: frozenset[int] = frozenset(),
-) -> Endpoint:
-    method, _, path = call.partition(" ")
-    return Endpoint(
-        name=name, method=method, path=path, evidence=evidence, source=source, replayable=replayable, busy=busy
-    )
-
-
-def _public(
-    name: str, call: str, source: str, *, replayable: bool = True, busy: frozenset[int] = frozenset()
-) -> Endpoint:
-    return _call(name, call, source=source, evidence="public", replayable=replayable, busy=busy)
-
-
-# Putting the same values twice is harmless, and so are deleting what is gone and associating what is associated (all
-# inferred). Making something twice is not; a snapshot too many is (contract §5).
-ENTITY_LIST: Final = _public("entity.list", "GET /entities", "BIT-ENT")
-ENTITY_READ: Final = _call("entity.read", "GET /entities/{bn}")
-ENTITY_CREATE: Final = _call("entity.create", "POST /entities", replayable=False)
-ENTITY_UPDATE: Final = _call("entity.update", "PUT /entities/{bn}")
-ENTITY_UPDATE_MANY: Final = _call("entity.update_many", "PUT /entities")
-ENTITY_DELETE: Final = _call("entity.delete", "DELETE /entities/{bn}")
-ENTITY_FIELDS_READ: Final = _call("entity.fields.read", "GET /entities/{bn}/fields")
-ENTITY_FIELDS_UPDATE: Final = _call("entity.fields.update", "PUT /entities/{bn}/fields")
-ENTITY_LINKS: Final = _call("entity.links", "GET /entities/{bn}/links")
-ENTITY_TAGS: Final = _call("entity.tags", "GET /entities/{bn}/tags")
-ENTITY_PROPERTIES_READ: Final = _public("entity_properties.read", "GET /entityproperties/{type}", "BIT-GS, BIT-FILT")
-FIELD_LIST: Final = _public("field.list", "GET /fields", "BIT-FLD")
-FIELD_READ: Final = _public("field.read", "GET /fields/{bn}", "BIT-FLD")
-FIELD_CREATE: Final = _public("field.create", "POST /fields", "BIT-FLD", replayable=False)
-FIELD_UPDATE: Final = _call(
-    "field.update", "PUT /fields/{bn}", source='barometerit.txt, "Field Services"; path assumed'
-)
-FIELD_DELETE: Final = _call(
-    "field.delete", "DELETE /fields/{bn}", source='barometerit.txt, "Field Services"; path assumed'
-)
-FIELDSET_LIST: Final = _call("fieldset.list", "GET /fieldsets")
-FIELDSET_READ: Final = _public("fieldset.read", "GET /fieldsets/{bn}", "BIT-FS")
-FIELDSET_CREATE: Final = _public("fieldset.create", "POST /fieldsets", "BIT-FS", replayable=False)
-FIELDSET_UPDATE: Final = _public("fieldset.update", "PUT /fieldsets/{bn}", "BIT-FS")
-FIELDSET_DELETE: Final = _call(
-    "fieldset.delete", "DELETE /fieldsets/{bn}", source='barometerit.txt, "Fieldset Services"; path assumed'
-)
-FILTER_BUILD: Final = _public("filter.build", "POST /filter", "BIT-FILT")
-OPERABLE_FILTER_BUILD: Final = _public("operable_filter.build", "POST /operablefilter", "BIT-FILT")
-SEARCH: Final = _public("search", "POST /search/unified", "BIT-SRCH")
-ASSOCIATION_UPDATE: Final = _public("association.update", "POST /association", "BIT-ASSOC")
-ASSOCIATION_LIST: Final = _public("association.list", "GET /association", "BIT-ASSOC")
-PROPOSAL_LIST: Final = _public("proposal.list", "GET /proposals", "BIT-PROP")
-REPORT_GENERATE: Final = _public("report.generate", "POST /reports/{report_bn}", "BIT-REP", busy=LOCKED)
-REPORT_SIZE: Final = _call(
-    "report.size", "GET /reports/{asset_bn}/size", source='barometerit.txt, "Reporting Service"; path assumed'
-)
-REPORT_DOWNLOAD: Final = _public("report.download", "GET /reports/{asset_bn}", "BIT-REP", busy=frozenset({409, 423}))
-DOCUMENT_UPLOAD: Final = _call(
-    "document.upload",
-    "POST /documents",
-    source='barometerit.txt, "Reporting Service"; path and form assumed',
-    replayable=False,
-)
 
 Object = dict[str, Any]
 
@@ -135,150 +65,168 @@ class Barometerit:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self.entity = self.named(models.ENTITY, ENTITY_UPDATE)
+        self.entity = self.named(wire.ENTITY, endpoints.ENTITY_UPDATE)
         """The vocabulary of entities, with the names that the operator has settled."""
 
     # Entities
 
-    async def list_entities(self, query: Mapping[str, str], first: int, count: int) -> Page:
-        """Give a page of the entities of a type (BIT-ENT: `first` counts from 0)."""
-        paging = {"first": str(first), "count": str(count)}
-        response = await self._send(ENTITY_LIST, query={**query, **paging})
-        body = response.object()
+    async def ask_entities(self, query: Mapping[str, str], first: int, count: int) -> Response:
+        """Ask for a page of the entities of a type (BIT-ENT: `first` counts from 0)."""
+        return await self._page(endpoints.ENTITY_LIST, query, first, count)
+
+    def read_entities(self, body: bytes) -> Page:
+        """Read such a page."""
+        response = _response(body)
+        said = response.object()
         # Spelled as documented, or as one would.
-        unfiltered = body.get("unfilterdCount", body.get("unfilteredCount"))
-        vocabulary = self.named(models.ENTITY, ENTITY_LIST)
-        rows = [vocabulary.read(one) for one in _rows(body.get("entities"), response)]
+        unfiltered = said.get("unfilterdCount", said.get("unfilteredCount"))
+        rows = self._read_rows(said.get("entities"), response, endpoints.ENTITY_LIST, wire.ENTITY)
         if not all(isinstance(row.get("bn"), str) for row in rows):
             raise _broken("each entity has a bn, a text", response)
         return Page(rows, unfiltered if isinstance(unfiltered, int) else None)
 
     async def read_entity(self, bn: str) -> Object:
         """Give one entity."""
-        return self._object(await self._send(ENTITY_READ, path={"bn": bn}), ENTITY_READ, models.ENTITY)
+        return self._object(
+            await self._send(endpoints.ENTITY_READ, path={"bn": bn}), endpoints.ENTITY_READ, wire.ENTITY
+        )
 
     async def create_entity(self, type: str, properties: Mapping[str, Any]) -> Written:
         """Make an entity."""
         fields = {"entity_discriminator": type, **properties}
-        return await self._write(ENTITY_CREATE, models.ENTITY, fields)
+        return await self._write(endpoints.ENTITY_CREATE, wire.ENTITY, fields)
 
     async def update_entity(self, bn: str, fields: Mapping[str, Any]) -> Written:
         """Replace the basic fields of an entity: all of them, what is left out becomes empty."""
-        return await self._write(ENTITY_UPDATE, models.ENTITY, fields, bn=bn)
+        return await self._write(endpoints.ENTITY_UPDATE, wire.ENTITY, fields, bn=bn)
 
     async def update_entities(self, bns: Sequence[str], properties: Mapping[str, Any]) -> Written:
         """Set the same basic fields of several entities."""
-        fields = {"bns": list(bns), "properties": self.named(models.ENTITY, ENTITY_UPDATE_MANY).write(properties)}
-        return await self._write(ENTITY_UPDATE_MANY, models.MANY, fields)
+        fields = {
+            "bns": list(bns),
+            "properties": self.named(wire.ENTITY, endpoints.ENTITY_UPDATE_MANY).write(properties),
+        }
+        return await self._write(endpoints.ENTITY_UPDATE_MANY, wire.MANY, fields)
 
     async def delete_entity(self, bn: str) -> Written:
         """Delete an entity."""
-        return await self._delete(ENTITY_DELETE, bn)
+        return await self._delete(endpoints.ENTITY_DELETE, bn)
 
     async def read_values(self, bn: str) -> list[Object]:
         """Give an entity's custom fields, each with its `value`."""
-        return await self._list(ENTITY_FIELDS_READ, models.FIELD, path={"bn": bn})
+        return await self._list(endpoints.ENTITY_FIELDS_READ, wire.FIELD, path={"bn": bn})
 
     async def update_values(self, bn: str, values: Mapping[str, Any]) -> Written:
         """Set custom field values of an entity, by the fields' BNs."""
-        vocabulary = self.named(models.FIELD_VALUE, ENTITY_FIELDS_UPDATE)
+        vocabulary = self.named(wire.FIELD_VALUE, endpoints.ENTITY_FIELDS_UPDATE)
         body = [vocabulary.write({"bn": field, "value": value}) for field, value in values.items()]
-        response = await self._send(ENTITY_FIELDS_UPDATE, path={"bn": bn}, json=body)
-        return self._written(response, ENTITY_FIELDS_UPDATE, models.FIELD)
+        response = await self._send(endpoints.ENTITY_FIELDS_UPDATE, path={"bn": bn}, json=body)
+        return self._written(response, endpoints.ENTITY_FIELDS_UPDATE, wire.FIELD)
 
     async def list_links(self, bn: str) -> list[Object]:
         """Give an entity's links."""
-        return await self._list(ENTITY_LINKS, models.LINK, path={"bn": bn})
+        return await self._list(endpoints.ENTITY_LINKS, wire.LINK, path={"bn": bn})
 
     async def list_tags(self, bn: str) -> list[Object]:
         """Give an entity's tags."""
-        return await self._list(ENTITY_TAGS, models.TAG, path={"bn": bn})
+        return await self._list(endpoints.ENTITY_TAGS, wire.TAG, path={"bn": bn})
 
     async def list_properties(self, type: str) -> list[Object]:
         """Give the basic properties of a type of entity, with filter BNs and allowed values."""
-        return await self._list(ENTITY_PROPERTIES_READ, models.PROPERTY, path={"type": type})
+        return await self._list(endpoints.ENTITY_PROPERTIES_READ, wire.PROPERTY, path={"type": type})
 
     # Fields and fieldsets
 
     async def list_fields(self) -> list[Object]:
         """Give all custom fields, in short."""
-        return await self._list(FIELD_LIST, models.FIELD)
+        return await self._list(endpoints.FIELD_LIST, wire.FIELD)
 
     async def read_field(self, bn: str) -> Object:
         """Give one custom field, whole."""
-        return self._object(await self._send(FIELD_READ, path={"bn": bn}), FIELD_READ, models.FIELD)
+        return self._object(await self._send(endpoints.FIELD_READ, path={"bn": bn}), endpoints.FIELD_READ, wire.FIELD)
 
     async def create_field(self, fields: Mapping[str, Any]) -> Written:
         """Make a custom field."""
-        return await self._write(FIELD_CREATE, models.FIELD, fields)
+        return await self._write(endpoints.FIELD_CREATE, wire.FIELD, _with_choices(fields))
 
     async def update_field(self, bn: str, fields: Mapping[str, Any]) -> Written:
         """Put a custom field's settings."""
-        return await self._write(FIELD_UPDATE, models.FIELD, fields, bn=bn)
+        return await self._write(endpoints.FIELD_UPDATE, wire.FIELD, _with_choices(fields), bn=bn)
 
     async def delete_field(self, bn: str) -> Written:
         """Delete a custom field."""
-        return await self._delete(FIELD_DELETE, bn)
+        return await self._delete(endpoints.FIELD_DELETE, bn)
 
     async def list_fieldsets(self, type: str) -> list[Object]:
         """Give the fieldsets of a type of entity."""
-        return await self._list(FIELDSET_LIST, models.FIELDSET, query={"type": type})
+        return await self._list(endpoints.FIELDSET_LIST, wire.FIELDSET, query={"type": type})
 
     async def read_fieldset(self, bn: str) -> Object:
         """Give one fieldset, with its fields in full."""
-        return self._object(await self._send(FIELDSET_READ, path={"bn": bn}), FIELDSET_READ, models.FIELDSET)
+        return self._object(
+            await self._send(endpoints.FIELDSET_READ, path={"bn": bn}), endpoints.FIELDSET_READ, wire.FIELDSET
+        )
 
     async def create_fieldset(self, fields: Mapping[str, Any]) -> Written:
         """Make a fieldset."""
-        return await self._write(FIELDSET_CREATE, models.FIELDSET, fields)
+        return await self._write(endpoints.FIELDSET_CREATE, wire.FIELDSET, fields)
 
     async def update_fieldset(self, bn: str, fields: Mapping[str, Any]) -> Written:
         """Put a fieldset's settings."""
-        return await self._write(FIELDSET_UPDATE, models.FIELDSET, fields, bn=bn)
+        return await self._write(endpoints.FIELDSET_UPDATE, wire.FIELDSET, fields, bn=bn)
 
     async def delete_fieldset(self, bn: str) -> Written:
         """Delete a fieldset."""
-        return await self._delete(FIELDSET_DELETE, bn)
+        return await self._delete(endpoints.FIELDSET_DELETE, bn)
 
     # Filters and search
 
     async def build_filter(self, spec: models.FilterSpec) -> str:
         """Give the string that `filter` of a list takes."""
-        body = self.named(models.FILTER, FILTER_BUILD).write(spec.model_dump(mode="json", exclude_none=True))
-        return await self._text(FILTER_BUILD, body)
+        body = self.named(wire.FILTER, endpoints.FILTER_BUILD).write(spec.model_dump(mode="json", exclude_none=True))
+        return await self._text(endpoints.FILTER_BUILD, body)
 
     async def build_operable_filter(self, spec: models.OperableFilterSpec) -> str:
         """Give the string that `operableFilter` of a list takes."""
         said = spec.model_dump(mode="json", exclude_none=True)
-        param = self.named(models.OPERABLE_PARAM, OPERABLE_FILTER_BUILD)
+        param = self.named(wire.OPERABLE_PARAM, endpoints.OPERABLE_FILTER_BUILD)
         said["params"] = [param.write(one) for one in said["params"]]
         return await self._text(
-            OPERABLE_FILTER_BUILD, self.named(models.OPERABLE_FILTER, OPERABLE_FILTER_BUILD).write(said)
+            endpoints.OPERABLE_FILTER_BUILD,
+            self.named(wire.OPERABLE_FILTER, endpoints.OPERABLE_FILTER_BUILD).write(said),
         )
 
     async def search(self, text: str, max_results: int, types: Sequence[str]) -> Object:
         """Search for entities."""
         asked = {"search_string": text, "max_results": max_results, "entity_types": list(types)}
-        response = await self._send(SEARCH, json=self.named(models.SEARCH, SEARCH).write(asked))
-        return self._object(response, SEARCH, models.SEARCH)
+        response = await self._send(endpoints.SEARCH, json=self.named(wire.SEARCH, endpoints.SEARCH).write(asked))
+        return self._object(response, endpoints.SEARCH, wire.SEARCH)
 
     # Associations and proposals
 
     async def update_associations(self, said: Mapping[str, Any]) -> Written:
         """Add and remove associations of one entity."""
-        associated = self.named(models.ASSOCIATED, ASSOCIATION_UPDATE)
+        associated = self.named(wire.ASSOCIATED, endpoints.ASSOCIATION_UPDATE)
         lists = {name: [associated.write(one) for one in said[name]] for name in ("added_assocs", "removed_assocs")}
-        return await self._write(ASSOCIATION_UPDATE, models.ASSOCIATION, {**said, **lists})
+        return await self._write(endpoints.ASSOCIATION_UPDATE, wire.ASSOCIATION, {**said, **lists})
 
-    async def list_associations(self, query: Mapping[str, str], first: int, count: int) -> Page:
-        """Give a page of an entity's associations."""
-        paging = {"first": str(first), "count": str(count)}
-        return Page(await self._list(ASSOCIATION_LIST, models.ASSOCIATED, query={**query, **paging}))
+    async def ask_associations(self, query: Mapping[str, str], first: int, count: int) -> Response:
+        """Ask for a page of an entity's associations."""
+        return await self._page(endpoints.ASSOCIATION_LIST, query, first, count)
 
-    async def list_proposals(self, query: Mapping[str, str], first: int, count: int) -> Page:
-        """Give a page of proposals."""
-        paging = {"first": str(first), "count": str(count)}
-        return Page(await self._list(PROPOSAL_LIST, models.PROPOSAL, query={**query, **paging}))
+    def read_associations(self, body: bytes) -> Page:
+        """Read such a page."""
+        response = _response(body)
+        return Page(self._read_rows(response.json(), response, endpoints.ASSOCIATION_LIST, wire.ASSOCIATED))
+
+    async def ask_proposals(self, query: Mapping[str, str], first: int, count: int) -> Response:
+        """Ask for a page of proposals."""
+        return await self._page(endpoints.PROPOSAL_LIST, query, first, count)
+
+    def read_proposals(self, body: bytes) -> Page:
+        """Read such a page."""
+        response = _response(body)
+        return Page(self._read_rows(response.json(), response, endpoints.PROPOSAL_LIST, wire.PROPOSAL))
 
     # Reports and documents
 
@@ -286,21 +234,21 @@ class Barometerit:
         """Start a snapshot of a report; its format is the Content-Type (BIT-REP). Raises `Busy` while it is locked."""
         headers = {"Content-Type": f"{MEDIA_TYPES[format]};charset=UTF-8"}
         response = await self._gateway.send(
-            REPORT_GENERATE, path={"report_bn": report_bn}, headers=headers, timeout=patience
+            endpoints.REPORT_GENERATE, path={"report_bn": report_bn}, headers=headers, timeout=patience
         )
-        snapshot = self.named(models.SNAPSHOT, REPORT_GENERATE).read(response.object())
+        snapshot = self.named(wire.SNAPSHOT, endpoints.REPORT_GENERATE).read(response.object())
         if not isinstance(snapshot.get("asset_bn"), str) or not snapshot["asset_bn"]:
             raise _broken("a snapshot has an assetBn, a text", response)
         return snapshot
 
     async def report_size(self, asset_bn: str) -> int:
         """Give a snapshot's bytes: a bare number, or an object's `size`. Raises `Busy` where it is not ready."""
-        response = await self._send(REPORT_SIZE, path={"asset_bn": asset_bn})
-        if response.status in {202, 204}:
+        response = await self._send(endpoints.REPORT_SIZE, path={"asset_bn": asset_bn})
+        if response.status in {202, 204} or not response.body:
             raise Busy("The snapshot is not ready yet.", after=response.after, status=response.status)
         said = response.json()
         if isinstance(said, dict):
-            said = self.named(models.SIZE, REPORT_SIZE).read(said).get("size")
+            said = self.named(wire.SIZE, endpoints.REPORT_SIZE).read(said).get("size")
         if isinstance(said, str) and said.isascii() and said.isdigit():
             said = int(said)
         if not isinstance(said, int) or isinstance(said, bool) or said < 0:
@@ -316,14 +264,14 @@ class Barometerit:
         wanted = {"Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
         query = {"deleteAsset": "true"} if delete else {}
         async with self._gateway.stream(
-            REPORT_DOWNLOAD, path={"asset_bn": asset_bn}, query=query, headers=wanted
+            endpoints.REPORT_DOWNLOAD, path={"asset_bn": asset_bn}, query=query, headers=wanted
         ) as download:
             yield download
 
-    async def upload_document(self, body: bytes, content_type: str) -> Written:
+    async def upload_document(self, body: Body, headers: Mapping[str, str], patience: timedelta) -> Written:
         """Make a document of a form that holds a file."""
-        response = await self._gateway.send(DOCUMENT_UPLOAD, body=body, headers={"Content-Type": content_type})
-        return self._written(response, DOCUMENT_UPLOAD, models.ENTITY)
+        response = await self._gateway.send(endpoints.DOCUMENT_UPLOAD, body=body, headers=headers, timeout=patience)
+        return self._written(response, endpoints.DOCUMENT_UPLOAD, wire.ENTITY)
 
     # What the calls have in common
 
@@ -348,7 +296,7 @@ class Barometerit:
         return self._written(await self._send(endpoint, path=path, json=body), endpoint, vocabulary)
 
     async def _delete(self, endpoint: Endpoint, bn: str) -> Written:
-        return self._written(await self._send(endpoint, path={"bn": bn}), endpoint, models.ENTITY)
+        return self._written(await self._send(endpoint, path={"bn": bn}), endpoint, wire.ENTITY)
 
     async def _text(self, endpoint: Endpoint, body: Any) -> str:
         """Send JSON and give the answer's text, without quotes if it came as a JSON string."""
@@ -364,8 +312,20 @@ class Barometerit:
 
     async def _list(self, endpoint: Endpoint, vocabulary: Vocabulary, **parts: Any) -> list[Object]:
         response = await self._send(endpoint, **parts)
-        vocabulary = self.named(vocabulary, endpoint)
-        return [vocabulary.read(one) for one in _rows(response.json(), response)]
+        return self._read_rows(response.json(), response, endpoint, vocabulary)
+
+    async def _page(self, endpoint: Endpoint, query: Mapping[str, str], first: int, count: int) -> Response:
+        return await self._send(endpoint, query={**query, "first": str(first), "count": str(count)})
+
+    def _read_rows(self, said: Any, response: Response, endpoint: Endpoint, vocabulary: Vocabulary) -> list[Object]:
+        """Read the objects of a list: a bare array, or an object that holds one."""
+        if isinstance(said, dict):
+            lists = [value for value in said.values() if isinstance(value, list)]
+            said = lists[0] if len(lists) == 1 else None
+        if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+            raise _broken("a list of objects is documented", response)
+        named = self.named(vocabulary, endpoint)
+        return [named.read(one) for one in said]
 
     def _object(self, response: Response, endpoint: Endpoint, vocabulary: Vocabulary) -> Object:
         return self.named(vocabulary, endpoint).read(response.object())
@@ -381,10 +341,10 @@ class Barometerit:
             return Written(saved=(said,)) if BN_SHAPE.fullmatch(said) else Written()
         if not isinstance(said, dict):
             return Written()
-        envelope = self.named(models.ENVELOPE, endpoint).read(said)
-        lists = {name: envelope[name] for name in models.ENVELOPE.names if isinstance(envelope.get(name), list)}
+        envelope = self.named(wire.ENVELOPE, endpoint).read(said)
+        lists = {name: envelope[name] for name in wire.ENVELOPE.names if isinstance(envelope.get(name), list)}
         if lists:
-            saved, proposed, transactions = (tuple(map(str, lists.get(name, ()))) for name in models.ENVELOPE.names)
+            saved, proposed, transactions = (tuple(map(str, lists.get(name, ()))) for name in wire.ENVELOPE.names)
             return Written(saved, proposed, transactions)
         return Written(object=self.named(vocabulary, endpoint).read(said))
 
@@ -398,14 +358,16 @@ def in_query(filter: str) -> str:
     return filter if filter.startswith("{") else unquote_plus(filter)
 
 
-def _rows(said: Any, response: Response) -> list[Object]:
-    """Give the objects of a list: a bare array, or an object that holds one."""
-    if isinstance(said, dict):
-        lists = [value for value in said.values() if isinstance(value, list)]
-        said = lists[0] if len(lists) == 1 else None
-    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
-        raise _broken("a list of objects is documented", response)
-    return said
+def _with_choices(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a custom field's settings with its choices under the vendor's names."""
+    if fields.get("choices") is None:
+        return fields
+    return {**fields, "choices": [wire.CHOICE.write(choice) for choice in fields["choices"]]}
+
+
+def _response(body: bytes) -> Response:
+    """Give a page as the answer that it was: what was kept of a list is its pages' bodies."""
+    return Response(status=200, headers=Headers({}), body=body)
 
 
 def _broken(documented: str, response: Response) -> ContractBroken:

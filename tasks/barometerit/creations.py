@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.barometerit.pages import Pages
@@ -56,15 +57,21 @@ async def make(
 
     async def candidates() -> Candidates:
         found = await look()
-        return Candidates([_comparable(row, wanted) for row in found.rows], found.complete)
+        return Candidates([{**row, "id": row.get("bn")} for row in found.rows], found.complete)
 
     made = await make_once(
-        run, noun=noun, wanted=dict(wanted), match_on=match_on, default=default, look=candidates, send=sent
+        run,
+        noun=noun,
+        wanted=dict(wanted),
+        match_on=match_on,
+        default=default,
+        look=candidates,
+        send=sent,
+        alike=shows,
     )
-    shown = made.pop("as_shown", {})
     del made["id"]
     saved = [made["bn"]] if made["how"] != "adopted" and "bn" in made else []
-    return {"saved": saved, "proposed": [], **made, **shown}
+    return {"saved": saved, "proposed": [], **made}
 
 
 def made_lately(run: Run, barometerit: Barometerit, type: str) -> Look:
@@ -75,12 +82,12 @@ def made_lately(run: Run, barometerit: Barometerit, type: str) -> Look:
             return (run.now() - LATELY).date().isoformat()
 
         day = await run.step("since", since)
-        return await listed(barometerit, {"type": type, "createDateStartDate": day}, filtered=True)
+        return await _listed(run, barometerit, {"type": type, "createDateStartDate": day}, filtered=True)
 
     return look
 
 
-def searched(barometerit: Barometerit, type: str, key: Mapping[str, Any]) -> Look:
+def searched(run: Run, barometerit: Barometerit, type: str, key: Mapping[str, Any]) -> Look:
     """
     Look among all entities of a type: those that a search for the name finds, or every one where none of these fits.
 
@@ -93,7 +100,7 @@ def searched(barometerit: Barometerit, type: str, key: Mapping[str, Any]) -> Loo
             found = [row async for row in _found(barometerit, type, key["name"])]
             if any(all(shows(row.get(field), value) for field, value in key.items()) for row in found):
                 return Candidates(found)
-        return await listed(barometerit, {"type": type}, filtered=False)
+        return await _listed(run, barometerit, {"type": type}, filtered=False)
 
     return look
 
@@ -108,18 +115,8 @@ async def _found(barometerit: Barometerit, type: str, name: str) -> AsyncIterato
                     yield await barometerit.read_entity(hit["bn"])
 
 
-async def listed(barometerit: Barometerit, query: Mapping[str, str], *, filtered: bool) -> Candidates:
+async def _listed(run: Run, barometerit: Barometerit, query: Mapping[str, str], *, filtered: bool) -> Candidates:
     """List entities to the end."""
-
-    async def fetch(first: int, count: int) -> Any:
-        return await barometerit.list_entities(query, first, count)
-
-    pages = Pages(fetch, size=100, filtered=filtered)
-    rows = [row async for row in pages]
+    pages = Pages(partial(barometerit.ask_entities, query), barometerit.read_entities, size=100, filtered=filtered)
+    rows = [row async for row in pages.rows(run, "candidates")]
     return Candidates(rows, pages.complete)
-
-
-def _comparable(row: Object, wanted: Mapping[str, Any]) -> Object:
-    """Give a row as the natural key sees it: with an id, and with options as the command names them."""
-    alike = {name: value for name, value in wanted.items() if name in row and shows(row[name], value)}
-    return {**row, **alike, "id": row.get("bn"), "as_shown": {name: row[name] for name in alike}}

@@ -9,19 +9,20 @@ among the documents of these days.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
-from tasks.barometerit import models
-from tasks.barometerit.client import DOCUMENT_UPLOAD
-from tasks.barometerit.creations import made_lately, make
+from tasks.barometerit import creations, wire
+from tasks.barometerit.endpoints import DOCUMENT_UPLOAD
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit, Object, Written
     from worker.destinations import Destination
     from worker.run import Run
 
-LARGEST: Final = 64 * 1024 * 1024
-"""Bytes of a file that is uploaded: it is held in memory while it is sent."""
+UPLOADING: Final = timedelta(minutes=10)
+"""How long one upload may take."""
 
 _CONTENT_TYPES: Final = {".csv": "text/csv", ".json": "application/json", ".xml": "application/xml"}
 
@@ -29,35 +30,50 @@ _CONTENT_TYPES: Final = {".csv": "text/csv", ".json": "application/json", ".xml"
 async def upload(run: Run, barometerit: Barometerit, name: str, source: Destination) -> Object:
     """Make a document of a file, at most once in effect; gives `bn`, `name`, `bytes`, `how`, `saved` and `proposed`."""
 
+    async def length() -> int:
+        return sum([len(chunk) async for chunk in run.artifacts.stream(source)])
+
+    size = await run.step("size", length)  # asked first: what is not there is no upload
+
     async def send() -> Written:
-        content = await run.artifacts.read(source, max_bytes=LARGEST)
-        part = barometerit.named(models.DOCUMENT_FORM, DOCUMENT_UPLOAD).names["file"][0]
-        return await barometerit.upload_document(*form(part, name, source, content))
+        boundary = f"planrelay-{run.command.key[:40]}"
+        part = barometerit.named(wire.DOCUMENT_FORM, DOCUMENT_UPLOAD).names["file"][0]
+        head, tail = _head(boundary, part, name, source), f"\r\n--{boundary}--\r\n".encode()
 
-    wanted = {"name": name, "entity_discriminator": models.DOCUMENT}
-    look = made_lately(run, barometerit, models.DOCUMENT)
-    made = await make(run, noun="document", wanted=wanted, match_on=None, default=("name",), look=look, send=send)
-    shown: dict[str, Any] = {"name": name}
-    return {**shown, **{key: made[key] for key in ("bn", "how", "saved", "proposed") if key in made}}
+        async def form() -> AsyncIterator[bytes]:
+            yield head
+            async for chunk in run.artifacts.stream(source):
+                yield chunk
+            yield tail
+
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+        return await barometerit.upload_document(form, headers, UPLOADING)
+
+    made = await creations.make(
+        run,
+        noun="document",
+        wanted={"name": name},
+        match_on=None,
+        default=("name",),
+        look=creations.made_lately(run, barometerit, wire.DOCUMENT),
+        send=send,
+    )
+    shown: Object = {key: made[key] for key in ("bn", "how", "saved", "proposed") if key in made}
+    return {**shown, "name": name, "bytes": size}
 
 
-def form(part: str, name: str, source: Destination, content: bytes) -> tuple[bytes, str]:
-    """Give a form with one file, and its Content-Type: `name` is the file's name there (RFC 7578, 4.2)."""
-    boundary = "planrelay-boundary"
-    number = 0
-    while boundary.encode() in content:
-        number += 1
-        boundary = f"planrelay-boundary-{number}"
+def _head(boundary: str, part: str, name: str, source: Destination) -> bytes:
+    """Begin a form with one file, whose name is the document's (RFC 7578, 4.2)."""
     kind = _CONTENT_TYPES.get(source.ending, "application/octet-stream")
-    head = (
+    return (
         f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(part)}"; filename="{_quoted(name)}"\r\n'
         f"Content-Type: {kind}\r\n\r\n"
-    )
-    return b"".join((head.encode(), content, f"\r\n--{boundary}--\r\n".encode())), (
-        f"multipart/form-data; boundary={boundary}"
-    )
+    ).encode()
 
 
 def _quoted(text: str) -> str:
-    """Write a name as browsers do (WHATWG HTML, multipart/form-data encoding): quotes and line ends percent-encoded."""
+    """Write a name as browsers do (WHATWG HTML, multipart/form-data): quotes and line ends percent-encoded."""
     return re.sub(r'["\r\n]', lambda found: f"%{ord(found[0]):02X}", text)

@@ -1,8 +1,7 @@
 """
-What goes over barometerIT's wire, and the data of each command.
+The data of each command: strict, but for one thing.
 
-The vendor's objects are vocabularies: the documented fields under our names, everything else kept as it came. Commands
-are strict, but for one thing: a BN of another shape than all examples have is worth a warning, not an error.
+A BN of another shape than all examples have is worth a warning in the result, not an error.
 """
 
 from __future__ import annotations
@@ -11,114 +10,14 @@ import difflib
 import re
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
+from tasks.barometerit.wire import BN_SHAPE, ENTITY_CODES, Format
+from worker import data
 from worker.command import CommandData
-from worker.vocabulary import Vocabulary
-
-# --- The wire ---------------------------------------------------------------------------------------------------------
-
-ENTITY_CODES: Final = {
-    "ACT": "actors",
-    "AST": "documents",
-    "CAP": "capabilities",
-    "CIR": "collections",
-    "COM": "companies",
-    "CON": "connections",
-    "CRL": "rules",
-    "DAT": "data",
-    "DEM": "demands",
-    "LYT": "dashboards",
-    "MKT": "markets",
-    "ORG": "organizations",
-    "PER": "people",
-    "PHY": "deployments",
-    "PRD": "products",
-    "ADQ": "reports",
-    "SKI": "skills",
-    "STA": "standards",
-    "STR": "strategies",
-    "SYS": "systems",
-    "TAG": "tags",
-    "TEC": "technologies",
-}
-"""What the API calls each type of entity (BIT-GS, "Entity Types"): all 22."""
-
-DOCUMENT: Final = "AST"
-
-BN_SHAPE: Final = re.compile(r"[0-9A-Z]{12}")
-"""12 digits and capitals, in all examples (BIT-*)."""
-
-# BIT-ENT, the example of GET /entities. `entityDiscriminator` is the entity code.
-ENTITY: Final = Vocabulary.of(
-    *("entityDiscriminator", "bn", "name", "description", "details", "domain", "contentCompletionDate"),
-    *("contentStatus", "enterpriseApproval", "lifecycleState", "lastUpdateDate", "createDate", "updatedByBn"),
-    *("createdByBn", "fieldsets", "links", "tags"),
-)
-
-SERVER_KEPT: Final = frozenset(
-    {
-        *("entity_discriminator", "bn", "content_completion_date", "last_update_date", "create_date"),
-        *("updated_by_bn", "created_by_bn", "fieldsets", "links", "tags", "details"),
-    }
-)
-"""What an entity shows and an update of its basic fields does not send back: BIT-ENT has other operations for them."""
-
-# BIT-FLD. Choices have BNs of their own.
-CHOICE: Final = Vocabulary.of("bn", "displayValue", "storedValue")
-FIELD: Final = Vocabulary.of(
-    *("bn", "choices", "dataType", "decimalPlaces", "displayType", "fieldId", "fieldLength", "helpText"),
-    *("controlLevel", "name", "notes", "sortVal", "value"),
-    nested={"choices": CHOICE},
-)
-
-# BIT-FS. `fields` holds whole fields when read and BNs when written. `entityType` is not documented.
-FIELDSET: Final = Vocabulary.of(
-    *("bn", "expanded", "fields", "fieldsetId", "helpText", "name", "notes"),
-    type="entityType",
-    nested={"fields": FIELD},
-)
-
-# No page shows them.
-FIELD_VALUE: Final = Vocabulary.of("bn", "value")
-LINK: Final = Vocabulary.of("bn", "name", "url")
-TAG: Final = Vocabulary.of("bn", "name")
-PROPERTY: Final = Vocabulary.of("name", "label", "filterBn", "required", "values")
-MANY: Final = Vocabulary.of("bns", "properties")
-SIZE: Final = Vocabulary.of("assetBn", "size")
-DOCUMENT_FORM: Final = Vocabulary.of("name", "file")
-
-# BIT-FILT.
-FILTER: Final = Vocabulary.of("params", "searchString")
-OPERABLE_PARAM: Final = Vocabulary.of("keyBn", "operator", "valueBn")
-OPERABLE_FILTER: Final = Vocabulary.of("params", "joiningOperator", "searchString")
-
-# BIT-SRCH.
-HIT: Final = Vocabulary.of("name", "bn", "controlLevel", "entityType")
-MATCHES: Final = Vocabulary.of("entityTypeCode", "entityTypeResults", nested={"entity_type_results": HIT})
-SEARCH: Final = Vocabulary.of(
-    *("searchString", "maxResults", "entityTypes", "count", "topHit", "matches"),
-    nested={"top_hit": HIT, "matches": MATCHES},
-)
-
-# BIT-ASSOC. The answer's three lists are those of other writes, too.
-ASSOCIATED: Final = Vocabulary.of("bn", "targetBn", "relationshipIdentifier", "relationshipType", "sourceBn", "entity")
-ASSOCIATION: Final = Vocabulary.of("sourceBn", "indexBn", "relationshipType", "addedAssocs", "removedAssocs")
-ENVELOPE: Final = Vocabulary.of(saved="successfulBns", proposed="proposedChangeBns", transaction_ids="transactionIds")
-
-# BIT-PROP.
-PROPOSAL: Final = Vocabulary.of(
-    *("bn", "createDate", "lastUpdateDate", "updatedByBn", "relationshipTypeName", "conflicted", "contributedByBn"),
-    *("contributedDate", "controlLevel", "entityBn", "entityType", "groupByHash", "processedByBn"),
-)
-
-# BIT-REP.
-SNAPSHOT: Final = Vocabulary.of("assetBn", "fileFormat")
-
-Format = Literal["csv", "json", "xml"]
-MEDIA_TYPES: Final[dict[Format, str]] = {"csv": "text/csv", "json": "application/json", "xml": "application/xml"}
+from worker.data import FieldName, Name, Text
 
 # --- What commands are made of ----------------------------------------------------------------------------------------
 
@@ -139,12 +38,6 @@ def _no_bn(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _rows_file(destination: str) -> str:
-    if not destination.lower().endswith((".jsonl", ".ndjson", ".csv")):
-        raise ValueError("must end in .jsonl, .ndjson or .csv: rows are written as its ending says")
-    return destination
-
-
 def _day(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
         return value
@@ -161,18 +54,10 @@ EntityCode = Annotated[
     Field(description="A type of entity, by its three letters.", json_schema_extra={"enum": list(ENTITY_CODES)}),
 ]
 Day = Annotated[date, BeforeValidator(_day)]
-Name = Annotated[str, Field(min_length=1, max_length=500)]
-Text = Annotated[str, Field(max_length=100_000)]
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,119}$")]
 Properties = Annotated[
     dict[FieldName, JsonValue],
     Field(min_length=1, max_length=200, description="Basic fields and their values; our names or the vendor's own."),
     AfterValidator(_no_bn),
-]
-Destination = Annotated[
-    str,
-    Field(min_length=1, max_length=1_024, description="Where rows are written, as JSONL or CSV by its ending."),
-    AfterValidator(_rows_file),
 ]
 File = Annotated[str, Field(min_length=1, max_length=1_024, description="A place under [artifacts].allowed.")]
 
@@ -191,11 +76,8 @@ class Data(CommandData):
                     yield f"{name} {one!r}"
 
 
-class Listing(Data):
+class Listing(Data, data.Listing):
     """What every list takes: where its rows go, and how many at most."""
-
-    destination: Destination | None = None
-    limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
 
 
 class Paged(Listing):
@@ -216,25 +98,8 @@ class RowsOfOne(Listing):
     bn: Bn
 
 
-class Creation(Data):
-    """A new object. `match_on` names fields by which an object that is there already is taken as the result."""
-
-    match_on: Annotated[tuple[FieldName, ...], Field(min_length=1, max_length=10)] | None = None
-
-    def wanted(self) -> dict[str, Any]:
-        """Give the new object's fields, under our names or the vendor's own."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"match_on"})
-
-    @model_validator(mode="after")
-    def _matches_what_it_gives(self) -> Self:
-        given = self.wanted()
-        unknown = [name for name in self.match_on or () if name not in given]
-        if unknown:
-            names = ", ".join(unknown)
-            raise ValueError(
-                f"match_on names {names}, which the command does not give: match on {', '.join(sorted(given))}"
-            )
-        return self
+class Creation(Data, data.Creation):
+    """A new object."""
 
 
 # --- Filters ----------------------------------------------------------------------------------------------------------
@@ -293,15 +158,16 @@ class EntityCreate(Creation):
     type: EntityCode
     properties: Properties
 
-    def wanted(self) -> dict[str, Any]:
-        """Give its basic fields, and `type` for its entity code."""
-        return {"type": self.type, **self.properties}
-
     @model_validator(mode="after")
-    def _named(self) -> Self:
+    def _consistent(self) -> Self:
+        # Deployments have a basic property called type, too (BIT-GS): only `match_on` can't tell them apart.
         name = self.properties.get("name")
         if not isinstance(name, str) or not name.strip():
             raise ValueError("properties needs name, a text: it is what an entity is found again by")
+        unknown = [one for one in self.match_on or () if one not in self.properties and one != "type"]
+        if unknown:
+            known = ", ".join(["type", *self.properties])
+            raise ValueError(f"match_on names {', '.join(unknown)}, which the command does not give: match on {known}")
         return self
 
 
@@ -375,7 +241,7 @@ class FieldChanges(Data):
     notes: Text | None = None
 
 
-class FieldCreate(Creation, FieldChanges):
+class FieldCreate(FieldChanges, Creation):
     """A new custom field."""
 
     name: Name
@@ -401,19 +267,23 @@ class FieldsetChanges(Data):
 
 class FieldsetCreate(Creation):
     """
-    A new fieldset.
+    A new fieldset; `fields` are BNs, in their order (BIT-FS).
 
     `type` is the entity type that it is for. No page shows it in the request; without it nobody can look for what an
     interrupted request made, because fieldsets are listed by type only.
     """
 
     name: Name
-    fields: Annotated[tuple[Bn, ...], Field(max_length=500)] = ()
+    field_bns: Annotated[tuple[Bn, ...], Field(max_length=500, alias="fields")] = ()
     expanded: Annotated[bool, Field(strict=True)] = False
     fieldset_id: Name | None = None
     help_text: Text | None = None
     notes: Text | None = None
     type: EntityCode | None = None
+
+    def fields(self, *references: str) -> dict[str, Any]:
+        """Give the new fieldset's settings, its fields' BNs among them."""
+        return {**super().fields("field_bns", *references), "fields": list(self.field_bns)}
 
     @model_validator(mode="after")
     def _can_be_matched(self) -> Self:

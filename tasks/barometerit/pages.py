@@ -8,18 +8,24 @@ not the end: the end is an empty page, one that brings nothing new, or the numbe
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
+
+from worker.sweep import sweep
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Object, Page
+    from worker.rest import Response
+    from worker.run import Run
 
-Fetch = Callable[[int, int], Awaitable["Page"]]
-"""`fetch(first, count)` gives one page."""
+Ask = Callable[[int, int], Awaitable["Response"]]
+"""`ask(first, count)` asks for one page."""
+
+Read = Callable[[bytes], "Page"]
+"""Reads the body of a page."""
 
 
-@dataclass(slots=True)
 class Pages:
     """
     The rows of a list, each once; `complete` and `warnings` say afterwards whether they were all.
@@ -27,32 +33,46 @@ class Pages:
     `filtered`: the vendor counts what there is without filters, so fewer rows are as they should be.
     """
 
-    fetch: Fetch
-    size: int
-    filtered: bool = True
-    complete: bool = True
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, ask: Ask, read: Read, *, size: int, filtered: bool = True) -> None:
+        self.cursor: int | None = 0
+        self.complete = True
+        self.warnings: list[str] = []
+        self._ask = ask
+        self._read = read
+        self._size = size
+        self._filtered = filtered
+        self._seen: set[int] = set()
 
-    async def __aiter__(self) -> AsyncIterator[Object]:
-        seen: set[str] = set()
-        first = 0
-        unfiltered: int | None = None
-        while True:
-            page = await self.fetch(first, self.size)
-            unfiltered = page.unfiltered if page.unfiltered is not None else unfiltered
-            first += len(page.rows)
-            known = len(seen)
-            for row in page.rows:
-                mark = identity(row)
-                if mark not in seen:
-                    seen.add(mark)
+    async def rows(self, run: Run, name: str = "list") -> AsyncGenerator[Object, None]:
+        """Give the rows, page after page; `name` tells the lists of one command apart."""
+
+        async def ask(first: int) -> Response:
+            return await self._ask(first, self._size)
+
+        async with aclosing(sweep(run, name, self, ask)) as pages:
+            async for page in pages:
+                for row in page:
                     yield row
-            if len(seen) == known or (not self.filtered and unfiltered is not None and first >= unfiltered):
-                break
-        self._check(len(seen), unfiltered)
 
-    def _check(self, rows: int, unfiltered: int | None) -> None:
-        if unfiltered is None or rows == unfiltered or (self.filtered and rows < unfiltered):
+    def take(self, body: bytes) -> list[Object]:
+        """Take the page at the cursor in, and give its new rows."""
+        page = self._read(body)
+        after = (self.cursor or 0) + len(page.rows)
+        fresh = []
+        for row in page.rows:
+            mark = hash(_identity(row))
+            if mark not in self._seen:
+                self._seen.add(mark)
+                fresh.append(row)
+        told = None if self._filtered else page.unfiltered
+        self.cursor = after if fresh and (told is None or after < told) else None
+        if self.cursor is None:
+            self._check(page.unfiltered)
+        return fresh
+
+    def _check(self, unfiltered: int | None) -> None:
+        rows = len(self._seen)
+        if unfiltered is None or rows == unfiltered or (self._filtered and rows < unfiltered):
             return
         self.complete = rows >= unfiltered
         self.warnings.append(
@@ -61,7 +81,7 @@ class Pages:
         )
 
 
-def identity(row: Object) -> str:
+def _identity(row: Object) -> str:
     """Give what a row is known by: its BN, else all that it says."""
     bn = row.get("bn")
     return bn if isinstance(bn, str) and bn else json.dumps(row, sort_keys=True)

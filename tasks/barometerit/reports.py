@@ -1,382 +1,56 @@
-"""
-Reports, from snapshot to file: generated one at a time, waited for outside of any worker, fetched whole or not at all.
-
-The asset BN of a snapshot is a step of the command, so nothing after it makes a second one. Polls are parked in between
-(each raises `Busy`), so a report that takes an hour holds nobody up. A file is published only when it has as many bytes
-as the answer and barometerIT say, and its format's check has found nothing; what is wrong is fetched again, and what is
-wrong the same way three times is the vendor's own.
-"""
+"""What commands do with reports: bring a snapshot to its destination, remove it at the vendor, name documents."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, get_args
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from tasks.barometerit.models import MEDIA_TYPES, Format
-from worker.errors import (
-    Busy,
-    ContractBroken,
-    Forbidden,
-    Invalid,
-    NotFound,
-    RelayError,
-    TransportError,
-    Unanswered,
-    Unavailable,
-)
-from worker.formats import CHECKS, Check, Findings
+from tasks.barometerit.downloads import Fetch
+from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit
     from tasks.barometerit.models import Saving
-    from worker.artifacts import Partial, Published, Writer
-    from worker.destinations import Destination
+    from tasks.barometerit.snapshots import Asset
     from worker.run import Run
-    from worker.transport import Download
 
-GENERATING: Final = timedelta(minutes=10)
-"""How long one request may take to generate: whether barometerIT answers before the snapshot is ready is unknown."""
 
-POLL_LEAST: Final = timedelta(seconds=1)
-POLL_MOST: Final = timedelta(seconds=60)
-"""Between two looks whether a snapshot is ready: a quarter of the time that it took so far, within these."""
+async def save(run: Run, barometerit: Barometerit, wanted: Saving, asset: Asset, **ids: str) -> dict[str, Any]:
+    """Fetch a snapshot to where the command wants it, once; then remove it at the vendor if the command says so."""
+    place = run.artifacts.check(await run.destination(wanted.destination, **ids))
+    result: dict[str, Any] = dict(await run.step("saved", Fetch(run, barometerit, asset, place, wanted).saved))
+    if wanted.delete_asset:
+        warning = await run.step("asset_removed", partial(_removed, barometerit, asset.bn))
+        result |= {"asset_deleted": warning is None, **({"warnings": [warning]} if warning else {})}
+    return result
 
-SAME_WAY: Final = 3
-"""Downloads that are wrong in the same way, after which the vendor's file is taken to be so."""
 
-BREATHS: Final = 64 * 1024 * 1024
-"""Bytes between two moments at which a download that can be continued may be parked."""
-
-OVERLAP: Final = 1
-"""Bytes asked for again where a download goes on, so that there is something to send even where nothing is missing."""
-
-_CHARSET: Final = re.compile(r"charset\s*=\s*\"?([\w.:-]+)", re.IGNORECASE)
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """A snapshot of a report: when it was asked for (aware), and until when it may be unfinished."""
-
-    bn: str
-    format: Format | None
-    since: datetime
-    until: datetime
-    report_bn: str | None = None
-
-    def unfinished(self, now: datetime, error: RelayError) -> RelayError:
-        """Give what to raise where the snapshot is not there: `Busy` until its time is up."""
-        if now < self.until:
-            wait = min(max((now - self.since) / 4, POLL_LEAST), POLL_MOST)
-            after = getattr(error, "after", None)
-            return Busy(f"The snapshot {self.bn} is not ready yet.", after=max(wait, after or wait))
-        waited = (now - self.since).total_seconds()
-        return NotFound(
-            f"The snapshot {self.bn} was not there within {waited:.0f} s (ready_within): it was never made, was "
-            "deleted, or takes longer.",
-            status=error.status,
-            response=error.response,
-        )
-
-
-# --- Generating -------------------------------------------------------------------------------------------------------
-
-
-async def generate(run: Run, barometerit: Barometerit, report_bn: str, format: Format, patience: timedelta) -> Asset:
-    """
-    Give the command's snapshot, made once: a redelivery gets the same.
-
-    Until it is `finished`, and for `patience` at most, no other command of the fleet has that report generate.
-
-    Raises `Busy` while another command's snapshot of the report is being made, anywhere in the fleet, and where
-    barometerIT says so itself.
-    """
-
-    async def make() -> dict[str, str]:
-        async with run.exclusive(f"report:{report_bn}"):
-            mine = await _turn(run, report_bn)
-            if mine is not None:  # made by this command, which was cut off before it could write that down
-                return mine
-            asked = run.now()
-            snapshot = await barometerit.generate_report(report_bn, format, GENERATING)
-            made = {
-                "asset_bn": snapshot["asset_bn"],
-                "format": str(snapshot.get("file_format") or format).lower(),
-                "since": asked.isoformat(),
-                "until": (asked + patience).isoformat(),
-            }
-            await run.remember(_memory(report_bn), {**made, "by": run.command.key})
-            return made
-
-    made = await run.step("asset", make)
-    return Asset(
-        bn=made["asset_bn"],
-        format=made["format"] if made["format"] in get_args(Format) else None,
-        since=datetime.fromisoformat(made["since"]),
-        until=datetime.fromisoformat(made["until"]),
-        report_bn=report_bn,
-    )
-
-
-async def _turn(run: Run, report_bn: str) -> dict[str, str] | None:
-    """Raise `Busy` while the report's last snapshot is unfinished; give it where it is this command's own."""
-    last = await run.recall(_memory(report_bn))
-    if not last or run.now() >= datetime.fromisoformat(last["until"]):
-        return None
-    if last["by"] == run.command.key:
-        return {name: value for name, value in last.items() if name != "by"}
-    waited = run.now() - datetime.fromisoformat(last["since"])
-    raise Busy(
-        f"A snapshot of the report {report_bn} is being generated for another command.",
-        after=min(max(waited / 4, POLL_LEAST), timedelta(seconds=5)),
-    )
-
-
-async def finished(run: Run, asset: Asset) -> None:
-    """Say that a snapshot is ready, or never will be: the report's next one may be made."""
-    if asset.report_bn is None:
-        return
-    last = await run.recall(_memory(asset.report_bn))
-    if last and last["by"] == run.command.key:
-        await run.remember(_memory(asset.report_bn), None)
-
-
-def _memory(report_bn: str) -> str:
-    return f"generating:{report_bn}"
-
-
-# --- Fetching ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Fetch:
-    """One snapshot on its way to its destination."""
-
-    run: Run
-    barometerit: Barometerit
-    asset: Asset
-    destination: Destination
-    wanted: Saving
-    encoding: str = "utf-8"
-    content_type: str = ""
-    continued_at: int = 0
-    size: int | None = None
-
-    async def saved(self) -> dict[str, Any]:
-        """Fetch, verify and publish; raises `Busy` where the snapshot is not ready."""
-        artifacts = self.run.artifacts
-        key = f"{self.run.command.key}:{self.asset.bn}"
-        async with artifacts.writer(self.destination, check=self._check, resume_key=key) as writer:
-            await self._receive(writer)
-            await self._verify(writer)
-            published = await writer.publish(self._manifest())
-        return self._told(published)
-
-    # The bytes
-
-    async def _receive(self, writer: Writer) -> None:
-        partial = writer.partial
-        try:
-            async with self.barometerit.download(self.asset.bn, headers=_rest_of(partial)) as download:
-                await self._take(writer, partial, download)
-        except (NotFound, Busy) as error:
-            raise await self._unfinished(error) from None
-        except Invalid as error:
-            if error.status != 416 or partial is None:
-                raise
-            await writer.restart()  # it is shorter than what is here: another version
-            await self._receive(writer)
-
-    async def _take(self, writer: Writer, partial: Partial | None, download: Download) -> None:
-        if download.status in {202, 204}:
-            raise Busy(after=download.after, status=download.status)
-        total = await self._begin(writer, partial, download)
-        resumable = _can_be_continued(download, self.destination)
-        ready, breath = False, writer.bytes + BREATHS
-        known = OVERLAP if self.continued_at else 0
-        async for chunk in download.chunks():
-            if not ready:
-                ready = True
-                await finished(self.run, self.asset)
-            await writer.write(chunk[known:])
-            known = max(known - len(chunk), 0)
-            if writer.bytes >= breath:
-                breath += BREATHS
-                self.run.progress(writer.bytes, total)
-                if resumable:
-                    await self.run.breathe()
-        if not ready:
-            raise Busy
-        if total is not None and writer.bytes != total:
-            raise Unanswered(f"The snapshot {self.asset.bn} has {total} bytes, and {writer.bytes} came.")
-
-    async def _begin(self, writer: Writer, partial: Partial | None, download: Download) -> int | None:
-        """Go on from what is there, or begin anew; gives the bytes that there are to be, where the answer tells."""
-        self.content_type = download.headers.get("Content-Type", "")
-        charset = _CHARSET.search(self.content_type)
-        self.encoding = charset[1] if charset else "utf-8"
-        as_it_is = download.headers.get("Content-Encoding", "identity").strip().lower() in {"", "identity"}
-        if partial is not None and download.status == 206:
-            came = _CONTENT_RANGE.match(download.headers.get("Content-Range", ""))
-            if came is None or int(came[1]) != partial.offset - OVERLAP or not as_it_is:
-                await writer.restart()
-                raise Unanswered(f"The rest of the snapshot {self.asset.bn} came from another place than asked.")
-            self.continued_at = partial.offset
-            return None if came[2] == "*" else int(came[2])
-        self.continued_at = 0
-        await writer.restart(download.headers.get("ETag") if as_it_is else None)
-        length = download.headers.get("Content-Length", "") if as_it_is else ""
-        return int(length) if length.isascii() and length.isdigit() else None
-
-    async def _unfinished(self, error: RelayError) -> RelayError:
-        unfinished = self.asset.unfinished(self.run.now(), error)
-        if not isinstance(unfinished, Busy):
-            await finished(self.run, self.asset)
-        return unfinished
-
-    # Whether they are all, and as they should be
-
-    def _check(self) -> Check:
-        return _Late(self._format, lambda: self.encoding)
-
-    def _format(self) -> Format | None:
-        """How the file is verified: by what was asked for, else its media type, else the destination's ending."""
-        media_type = self.content_type.partition(";")[0].strip().lower()
-        told = next((format for format, known in MEDIA_TYPES.items() if known == media_type), None)
-        return self.asset.format or told or format_of(self.destination)
-
-    async def _verify(self, writer: Writer) -> None:
-        self.size = await self._told_size() if self.wanted.check_size else None
-        problem = (await writer.finish()).problem
-        if problem is None and self.size is not None and self.size != writer.bytes:
-            problem = f"barometerIT gives its size as {self.size} bytes, and {writer.bytes} came."
-        if problem is None:
-            return
-        mark = hashlib.sha256(f"{writer.bytes} {problem}".encode()).hexdigest()[:16]
-
-        async def attempt() -> int:
-            return self.run.attempt
-
-        first = await self.run.step(f"wrong:{mark}", attempt)
-        said = f"The snapshot {self.asset.bn} is not whole: {problem}"
-        if self.run.attempt - first >= SAME_WAY - 1:
-            raise ContractBroken(f"{said} It came so {SAME_WAY} times.{self._remedy()}")
-        raise Unanswered(said)
-
-    def _remedy(self) -> str:
-        if self.size is None:
-            return ""
-        return " If that size is no number of bytes, set check_size to false or the operation report.size right."
-
-    async def _told_size(self) -> int | None:
-        """Ask for the size; None where there is no such operation (its path is assumed), or no number comes."""
-        try:
-            return await self.barometerit.report_size(self.asset.bn)
-        except (NotFound, Invalid, Forbidden, ContractBroken, Busy) as error:
-            if self.run.log is not None:
-                self.run.log.info("report.size_unknown", reason=error.message)
-            return None
-
-    # What is told of it
-
-    def _manifest(self) -> dict[str, Any]:
-        return {**self._facts(), "saved_at": self.run.now().isoformat(), "attempts": self.run.attempt}
-
-    def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"asset_bn": self.asset.bn}
-        if self.asset.report_bn is not None:
-            facts |= {"report_bn": self.asset.report_bn, "generated_at": self.asset.since.isoformat()}
-        if (format := self._format()) is not None:
-            facts["format"] = format
-        return {**facts, "content_type": self.content_type, "size_checked": self.size is not None}
-
-    def _told(self, published: Published) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            **self._facts(),
-            "destination": published.destination,
-            "bytes": published.bytes,
-            "sha256": published.sha256,
-            "manifest": f"{published.destination}.manifest.json",
-        }
-        if published.rows is not None:
-            result |= {"rows": published.rows, "columns": published.columns}
-        if self.continued_at:
-            result["continued_at"] = self.continued_at
-        return result
-
-
-class _Late:
-    """A check that is chosen when the first bytes come: only the answer's headers tell format and encoding."""
-
-    def __init__(self, format: Callable[[], Format | None], encoding: Callable[[], str]) -> None:
-        self._format = format
-        self._encoding = encoding
-        self._check: Check | None = None
-
-    def feed(self, data: bytes) -> None:
-        """See the next bytes."""
-        if self._check is None:
-            format = self._format()
-            self._check = _Unchecked() if format is None else CHECKS[format](encoding=self._encoding())
-        self._check.feed(data)
-
-    def finish(self) -> Findings:
-        """Tell what was found."""
-        return Findings() if self._check is None else self._check.finish()
-
-
-class _Unchecked:
-    """The check of a format that nobody knows."""
-
-    def feed(self, data: bytes) -> None:
-        """See nothing."""
-
-    def finish(self) -> Findings:
-        """Find nothing."""
-        return Findings()
-
-
-def format_of(destination: Destination) -> Format | None:
-    """Give the format that a destination's ending names."""
-    return next((format for format in get_args(Format) if destination.ending == f".{format}"), None)
-
-
-def _rest_of(partial: Partial | None) -> Mapping[str, str]:
-    """Ask for what is missing, but only of the very same version (RFC 9110, 13.1.5 and 14.2)."""
-    if partial is None:
-        return {}
-    return {"Range": f"bytes={partial.offset - OVERLAP}-", "If-Range": partial.validator}
-
-
-def _can_be_continued(download: Download, destination: Destination) -> bool:
-    """Whether a download that is parked now would go on later where it was."""
-    etag = download.headers.get("ETag", "W/")
-    return (
-        destination.scheme == "file"
-        and not etag.startswith("W/")
-        and download.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
-    )
-
-
-async def remove(run: Run, barometerit: Barometerit, asset_bn: str) -> str | None:
+async def _removed(barometerit: Barometerit, asset_bn: str) -> str | None:
     """Remove a snapshot by reading it once more, to its end; gives a warning where barometerIT refuses."""
-
-    async def read() -> str | None:
-        try:
-            async with barometerit.download(asset_bn, delete=True) as download:
-                async for _ in download.chunks():
-                    pass
-        except NotFound:
-            return None
-        except (TransportError, Unavailable, Busy):
-            raise
-        except RelayError as error:
-            return f"The snapshot {asset_bn} is saved and could not be removed: {error.message}"
+    try:
+        async with barometerit.download(asset_bn, delete=True) as download:
+            async for _ in download.chunks():
+                pass
+    except NotFound:
         return None
+    except (Invalid, Forbidden, Conflict, ContractBroken) as error:
+        return f"The snapshot {asset_bn} is saved and could not be removed: {error.message}"
+    return None
 
-    warning: str | None = await run.step("asset_removed", read)
-    return warning
+
+def check_names(run: Run, *templates: str | None, **ids: str) -> None:
+    """Fill names for a trial: what can't be filled is refused before anything is sent."""
+    for template in templates:
+        if template is not None:
+            run.artifacts.fill(template, now=run.now(), tz=run.zone, **ids)
+
+
+async def filled(run: Run, step: str, template: str, ids: Mapping[str, str]) -> str:
+    """Fill a name, once per command."""
+
+    async def fill() -> str:
+        return run.artifacts.fill(template, now=run.now(), tz=run.zone, **ids)
+
+    name: str = await run.step(step, fill)
+    return name

@@ -1,23 +1,30 @@
-"""One coroutine per command type of barometerIT (contract §9). The vendor on one page: `tasks.barometerit`."""
+"""
+One coroutine per command type of barometerIT (contract §9). The vendor on one page: `tasks.barometerit`.
+
+Long because there are 31 of them; what each does is in the modules beside this one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from tasks.barometerit import client, creations, documents, models, reports, writes
-from tasks.barometerit.client import Barometerit, in_query
-from tasks.barometerit.pages import Pages
+from tasks.barometerit import creations, documents, endpoints, lists, models, reports, snapshots, wire, writes
+from tasks.barometerit.client import Barometerit
+from tasks.barometerit.downloads import format_of
+from tasks.barometerit.many import Many
 from worker.command import Operation, Result
 from worker.command import command as declared
-from worker.natural_key import natural_key
+from worker.data import match_on, with_warnings
+from worker.natural_key import Candidates, natural_key
 
 if TYPE_CHECKING:
-    from tasks.barometerit.client import Object, Page
+    from tasks.barometerit.client import Object, Written
     from worker.rest import Endpoint
     from worker.run import Run
+    from worker.vocabulary import Vocabulary
 
 Body = Callable[["Run", Any], Awaitable[Result]]
 
@@ -25,17 +32,15 @@ Body = Callable[["Run", Any], Awaitable[Result]]
 def command(
     type: str, *, data: type[models.Data], uses: tuple[Endpoint, ...], bulk: bool = False
 ) -> Callable[[Body], Operation]:
-    """Declare a command of barometerIT: its result warns of BNs that look like none (see `models.BN_SHAPE`)."""
+    """Declare a command of barometerIT: its result warns of BNs that look like none (see `wire.BN_SHAPE`)."""
 
     def declare(body: Body) -> Operation:
         @wraps(body)
         async def warning(run: Run, data: models.Data) -> Result:
             result = await body(run, data)
             odd = list(data.odd_bns())[:20]
-            if not odd:
-                return result
-            said = f"No Barometer Number looks so (12 digits and capitals), sent as given: {', '.join(odd)}."
-            return {**result, "warnings": [*result.get("warnings", []), said]}
+            said = [f"No Barometer Number looks so (12 digits and capitals), sent as given: {', '.join(odd)}."]
+            return with_warnings(result, [*result.get("warnings", []), *said]) if odd else result
 
         return declared(f"barometerit.{type}", data=data, uses=uses, bulk=bulk)(warning)
 
@@ -48,27 +53,20 @@ def command(
 @command(
     "entity.list",
     data=models.EntityList,
-    uses=(client.ENTITY_LIST, client.FILTER_BUILD, client.OPERABLE_FILTER_BUILD),
+    uses=(endpoints.ENTITY_LIST, endpoints.FILTER_BUILD, endpoints.OPERABLE_FILTER_BUILD),
 )
 async def entity_list(run: Run, data: models.EntityList) -> Result:
     """
     List the entities of a type, all pages, or those that filters and days let through.
 
-    Timestamps are as the vendor writes them (2016-05-20T20:04:39.074+0000). `complete` is false, with a warning, where
-    barometerIT counts more than came. Source: Entity_Service.
+    `complete` is false, with a warning, where barometerIT counts more than came. An incremental export tells `since`
+    (the first day asked for) and `dropped` (rows that the last one had). Timestamps are as the vendor writes them
+    (2016-05-20T20:04:39.074+0000). Source: Entity_Service.
     """
-    barometerit = Barometerit(run.gateway)
-    destination = await _destination(run, data)
-    query = await _query(barometerit, data)
-
-    async def fetch(first: int, count: int) -> Page:
-        return await barometerit.list_entities(query, first, count)
-
-    filtered = query.keys() - {"type", "fieldsets"}
-    return await _paged(run, data, Pages(fetch, size=data.page_size, filtered=bool(filtered)), destination)
+    return await lists.entities(run, Barometerit(run.gateway), data)
 
 
-@command("entity.read", data=models.One, uses=(client.ENTITY_READ,))
+@command("entity.read", data=models.One, uses=(endpoints.ENTITY_READ,))
 async def entity_read(run: Run, data: models.One) -> Result:
     """Read one entity. Source: named in Entity_Service; the path is assumed."""
     return await Barometerit(run.gateway).read_entity(data.bn)
@@ -77,7 +75,7 @@ async def entity_read(run: Run, data: models.One) -> Result:
 @command(
     "entity.create",
     data=models.EntityCreate,
-    uses=(client.ENTITY_CREATE, client.ENTITY_LIST, client.ENTITY_READ, client.SEARCH),
+    uses=(endpoints.ENTITY_CREATE, endpoints.ENTITY_LIST, endpoints.ENTITY_READ, endpoints.SEARCH),
 )
 async def entity_create(run: Run, data: models.EntityCreate) -> Result:
     """
@@ -90,32 +88,27 @@ async def entity_create(run: Run, data: models.EntityCreate) -> Result:
     barometerit = Barometerit(run.gateway)
     properties = barometerit.entity.ours(data.properties)
     wanted = {**properties, "entity_discriminator": data.type}
-    match_on = None
-    look = creations.made_lately(run, barometerit, data.type)
-    if data.match_on is not None:
-        match_on = [
-            "entity_discriminator" if name == "type" else barometerit.entity.name(name) for name in data.match_on
-        ]
-        look = creations.searched(barometerit, data.type, natural_key(wanted, match_on, ()))
+    key = match_on(data, barometerit.entity, type="entity_discriminator")
+    if key is None:
+        look = creations.made_lately(run, barometerit, data.type)
+    else:
+        look = creations.searched(run, barometerit, data.type, natural_key(wanted, key, ()))
     made = await creations.make(
         run,
         noun="entity",
         wanted=wanted,
-        match_on=match_on,
+        match_on=key,
         default=("entity_discriminator", "name"),
         look=look,
-        send=lambda: barometerit.create_entity(data.type, properties),
+        send=partial(barometerit.create_entity, data.type, properties),
     )
-    if "bn" not in made or "name" in made:
-        return made
-    told = {name: made[name] for name in ("how", "saved", "proposed")}
-    return {**await barometerit.read_entity(made["bn"]), **told}
+    return await _whole(made, barometerit.read_entity)
 
 
 @command(
     "entity.update",
     data=models.EntityUpdate,
-    uses=(client.ENTITY_UPDATE, client.ENTITY_READ, client.PROPOSAL_LIST),
+    uses=(endpoints.ENTITY_UPDATE, endpoints.ENTITY_READ, endpoints.PROPOSAL_LIST),
 )
 async def entity_update(run: Run, data: models.EntityUpdate) -> Result:
     """
@@ -126,25 +119,318 @@ async def entity_update(run: Run, data: models.EntityUpdate) -> Result:
     """
     barometerit = Barometerit(run.gateway)
     changes = barometerit.entity.ours(data.properties)
-
-    async def seen() -> Object:
-        return await barometerit.read_entity(data.bn)
-
+    seen = partial(barometerit.read_entity, data.bn)
     async with run.exclusive(f"entity:{data.bn}"):
-        fields = writes.merged(await seen(), changes, models.SERVER_KEPT)
+        fields = writes.merged(await seen(), changes, wire.SERVER_KEPT)
         written = await barometerit.update_entity(data.bn, fields)
     return await writes.outcome(barometerit, data.bn, changes, written, seen)
 
 
+@command(
+    "entity.update_many",
+    data=models.EntityUpdateMany,
+    uses=(endpoints.ENTITY_UPDATE_MANY, endpoints.ENTITY_READ, endpoints.PROPOSAL_LIST),
+    bulk=True,
+)
+async def entity_update_many(run: Run, data: models.EntityUpdateMany) -> Result:
+    """
+    Set the same basic fields of many entities, in batches; gives what came of each.
+
+    `outcomes` says for each BN `saved`, `proposed`, `missing` (there is no such entity), `not_saved` (accepted, and it
+    shows otherwise) or `refused` (`reasons` has why). Source: named in Entity_Service; path and body are assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+    return await Many(run, barometerit, barometerit.entity.ours(data.properties)).result(data)
+
+
+@command(
+    "entity.delete", data=models.One, uses=(endpoints.ENTITY_DELETE, endpoints.ENTITY_READ, endpoints.PROPOSAL_LIST)
+)
+async def entity_delete(run: Run, data: models.One) -> Result:
+    """
+    Delete an entity; one that is not there is `not_found`. `deleted` is false where that waits as a proposal.
+
+    Source: named in Entity_Service; the path is assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+    return await writes.delete(run, barometerit, data.bn, barometerit.read_entity, barometerit.delete_entity)
+
+
+@command("entity.fields.read", data=models.RowsOfOne, uses=(endpoints.ENTITY_FIELDS_READ,))
+async def entity_fields_read(run: Run, data: models.RowsOfOne) -> Result:
+    """List an entity's custom fields with their values. Source: named in Entity_Service; the path is assumed."""
+    return await lists.whole(run, data, partial(Barometerit(run.gateway).read_values, data.bn), bn=data.bn)
+
+
+@command(
+    "entity.fields.update",
+    data=models.EntityFieldsUpdate,
+    uses=(endpoints.ENTITY_FIELDS_UPDATE, endpoints.ENTITY_FIELDS_READ, endpoints.PROPOSAL_LIST),
+)
+async def entity_fields_update(run: Run, data: models.EntityFieldsUpdate) -> Result:
+    """
+    Set custom field values of an entity, by the fields' BNs; gives `saved` and `proposed`.
+
+    Source: named in Entity_Service; path and body are assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+
+    async def seen() -> Object:
+        return {str(field.get("bn")): field.get("value") for field in await barometerit.read_values(data.bn)}
+
+    written = await barometerit.update_values(data.bn, data.fields)
+    return await writes.outcome(barometerit, data.bn, data.fields, written, seen)
+
+
+@command("entity.links", data=models.RowsOfOne, uses=(endpoints.ENTITY_LINKS,))
+async def entity_links(run: Run, data: models.RowsOfOne) -> Result:
+    """List an entity's links. Source: named in Entity_Service; the path is assumed."""
+    return await lists.whole(run, data, partial(Barometerit(run.gateway).list_links, data.bn), bn=data.bn)
+
+
+@command("entity.tags", data=models.RowsOfOne, uses=(endpoints.ENTITY_TAGS,))
+async def entity_tags(run: Run, data: models.RowsOfOne) -> Result:
+    """List an entity's tags. Source: named in Entity_Service; the path is assumed."""
+    return await lists.whole(run, data, partial(Barometerit(run.gateway).list_tags, data.bn), bn=data.bn)
+
+
+@command("entity_properties.read", data=models.OfType, uses=(endpoints.ENTITY_PROPERTIES_READ,))
+async def entity_properties_read(run: Run, data: models.OfType) -> Result:
+    """
+    List the basic properties of a type of entity: their filter BNs, and the values that are allowed.
+
+    Source: 2Getting_Started, Filter_Service.
+    """
+    return await lists.whole(run, data, partial(Barometerit(run.gateway).list_properties, data.type))
+
+
+@command("search", data=models.Search, uses=(endpoints.SEARCH,))
+async def search(run: Run, data: models.Search) -> Result:
+    """
+    Search for entities by a text; gives `count`, `top_hit` and `matches` by type.
+
+    Source: Search_Service.
+    """
+    return await Barometerit(run.gateway).search(data.search_string, data.max_results, data.entity_types)
+
+
+# --- Filters ----------------------------------------------------------------------------------------------------------
+
+
+@command("filter.build", data=models.FilterSpec, uses=(endpoints.FILTER_BUILD,))
+async def filter_build(run: Run, data: models.FilterSpec) -> Result:
+    """
+    Build a filter string, to be given as `filter` to `entity.list`.
+
+    Filter BNs and value BNs are those that `entity_properties.read` lists. Source: Filter_Service.
+    """
+    return {"filter": await Barometerit(run.gateway).build_filter(data)}
+
+
+@command("operable_filter.build", data=models.OperableFilterSpec, uses=(endpoints.OPERABLE_FILTER_BUILD,))
+async def operable_filter_build(run: Run, data: models.OperableFilterSpec) -> Result:
+    """
+    Build a filter string with operators, to be given as `operable_filter` to `entity.list`.
+
+    Source: Filter_Service.
+    """
+    return {"operable_filter": await Barometerit(run.gateway).build_operable_filter(data)}
+
+
+# --- Fields and fieldsets ---------------------------------------------------------------------------------------------
+
+
+@command("field.list", data=models.Listing, uses=(endpoints.FIELD_LIST,))
+async def field_list(run: Run, data: models.Listing) -> Result:
+    """List all custom fields, in short. Source: Field_Services."""
+    return await lists.whole(run, data, Barometerit(run.gateway).list_fields)
+
+
+@command("field.read", data=models.One, uses=(endpoints.FIELD_READ,))
+async def field_read(run: Run, data: models.One) -> Result:
+    """Read one custom field, with its choices. Source: Field_Services."""
+    return await Barometerit(run.gateway).read_field(data.bn)
+
+
+@command(
+    "field.create", data=models.FieldCreate, uses=(endpoints.FIELD_CREATE, endpoints.FIELD_LIST, endpoints.FIELD_READ)
+)
+async def field_create(run: Run, data: models.FieldCreate) -> Result:
+    """
+    Create a custom field, at most once in effect: found again by name, or by `match_on`.
+
+    Gives the field and `how` (see `entity.create`). Source: Field_Services.
+    """
+    barometerit = Barometerit(run.gateway)
+    made = await _made(run, "field", data, wire.FIELD, barometerit.list_fields, barometerit.create_field)
+    return await _whole(made, barometerit.read_field)
+
+
+@command("field.update", data=models.FieldUpdate, uses=(endpoints.FIELD_UPDATE, endpoints.FIELD_READ))
+async def field_update(run: Run, data: models.FieldUpdate) -> Result:
+    """
+    Set some settings of a custom field, which is read first and put whole; gives `saved`.
+
+    Source: barometerit.txt, "Field Services"; method and path are assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+    return await _updated(
+        run, barometerit, data, barometerit.read_field, barometerit.update_field, {"bn", "sort_val", "value"}
+    )
+
+
+@command("field.delete", data=models.One, uses=(endpoints.FIELD_DELETE, endpoints.FIELD_READ))
+async def field_delete(run: Run, data: models.One) -> Result:
+    """
+    Delete a custom field, with its values; one that is not there is `not_found`.
+
+    Source: barometerit.txt, "Field Services"; the path is assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+    return await writes.delete(
+        run, barometerit, data.bn, barometerit.read_field, barometerit.delete_field, proposable=False
+    )
+
+
+@command("fieldset.list", data=models.OfType, uses=(endpoints.FIELDSET_LIST,))
+async def fieldset_list(run: Run, data: models.OfType) -> Result:
+    """List the fieldsets of a type of entity. Source: named in Entity_Service; the path is assumed."""
+    return await lists.whole(run, data, partial(Barometerit(run.gateway).list_fieldsets, data.type))
+
+
+@command("fieldset.read", data=models.One, uses=(endpoints.FIELDSET_READ,))
+async def fieldset_read(run: Run, data: models.One) -> Result:
+    """Read one fieldset, with its fields in full. Source: Fieldset_Service."""
+    return await Barometerit(run.gateway).read_fieldset(data.bn)
+
+
+@command(
+    "fieldset.create",
+    data=models.FieldsetCreate,
+    uses=(endpoints.FIELDSET_CREATE, endpoints.FIELDSET_LIST, endpoints.FIELDSET_READ),
+)
+async def fieldset_create(run: Run, data: models.FieldsetCreate) -> Result:
+    """
+    Create a fieldset of fields, given by their BNs; at most once in effect where `type` is given.
+
+    Gives the fieldset and `how` (see `entity.create`). Found again by name among its type's, or by `match_on` there;
+    without `type`, one that was interrupted ends as `outcome_unknown`. Source: Fieldset_Service.
+    """
+    barometerit = Barometerit(run.gateway)
+    look = None if data.type is None else partial(barometerit.list_fieldsets, data.type)
+    made = await _made(run, "fieldset", data, wire.FIELDSET, look, barometerit.create_fieldset)
+    return await _whole(made, barometerit.read_fieldset)
+
+
+@command("fieldset.update", data=models.FieldsetUpdate, uses=(endpoints.FIELDSET_UPDATE, endpoints.FIELDSET_READ))
+async def fieldset_update(run: Run, data: models.FieldsetUpdate) -> Result:
+    """Set some settings of a fieldset, which is read first and put whole; gives `saved`. Source: Fieldset_Service."""
+    barometerit = Barometerit(run.gateway)
+
+    async def read(bn: str) -> Object:
+        fieldset = await barometerit.read_fieldset(bn)
+        return {**fieldset, "fields": [one["bn"] for one in fieldset.get("fields") or [] if one.get("bn")]}
+
+    return await _updated(run, barometerit, data, read, barometerit.update_fieldset, {"bn"})
+
+
+@command("fieldset.delete", data=models.One, uses=(endpoints.FIELDSET_DELETE, endpoints.FIELDSET_READ))
+async def fieldset_delete(run: Run, data: models.One) -> Result:
+    """
+    Delete a fieldset; its fields stay. One that is not there is `not_found`.
+
+    Source: barometerit.txt, "Fieldset Services"; the path is assumed.
+    """
+    barometerit = Barometerit(run.gateway)
+    return await writes.delete(
+        run, barometerit, data.bn, barometerit.read_fieldset, barometerit.delete_fieldset, proposable=False
+    )
+
+
+# --- Associations and proposals ---------------------------------------------------------------------------------------
+
+
+@command(
+    "association.update", data=models.AssociationUpdate, uses=(endpoints.ASSOCIATION_UPDATE, endpoints.PROPOSAL_LIST)
+)
+async def association_update(run: Run, data: models.AssociationUpdate) -> Result:
+    """
+    Add and remove associations of an entity; gives `saved` and `proposed`.
+
+    Source: Association_Service.
+    """
+    barometerit = Barometerit(run.gateway)
+    written = await barometerit.update_associations(data.model_dump(mode="json"))
+    return await writes.associated(barometerit, data.source_bn, written)
+
+
+@command("association.list", data=models.AssociationList, uses=(endpoints.ASSOCIATION_LIST,))
+async def association_list(run: Run, data: models.AssociationList) -> Result:
+    """List what an entity is associated with, of one type, all pages. Source: Association_Service."""
+    query = {"sourceBn": data.source_bn, "targetEntityType": data.target_entity_type}
+    if data.relationship_type is not None:
+        query["relationshipType"] = data.relationship_type
+    barometerit = Barometerit(run.gateway)
+    return await lists.paged(run, data, partial(barometerit.ask_associations, query), barometerit.read_associations)
+
+
+@command("proposal.list", data=models.ProposalList, uses=(endpoints.PROPOSAL_LIST,))
+async def proposal_list(run: Run, data: models.ProposalList) -> Result:
+    """
+    List proposals of an entity or a type of entity, all pages: those this account may resolve (`MINE`), or `ALL`.
+
+    Source: Proposal_Service.
+    """
+    of = {"entityBn": data.entity_bn, "entityType": data.entity_type}
+    query = {name: value for name, value in of.items() if value is not None} | {"type": data.type}
+    if data.conflicts:
+        query["conflicts"] = "true"
+    barometerit = Barometerit(run.gateway)
+    return await lists.paged(run, data, partial(barometerit.ask_proposals, query), barometerit.read_proposals)
+
+
 # --- Reports and documents --------------------------------------------------------------------------------------------
 
-_UPLOADS = (client.DOCUMENT_UPLOAD, client.ENTITY_LIST)
+
+@command("report.generate", data=models.ReportGenerate, uses=(endpoints.REPORT_GENERATE,))
+async def report_generate(run: Run, data: models.ReportGenerate) -> Result:
+    """
+    Start a snapshot of a report; gives its `asset_bn`, which may not be ready yet. Waits while the report is locked.
+
+    Source: Reporting_Service.
+    """
+    asset = await snapshots.generate(run, Barometerit(run.gateway), data.report_bn, data.format, timedelta(0))
+    return {"report_bn": data.report_bn, "asset_bn": asset.bn, "format": asset.format or data.format}
+
+
+@command("report.size", data=models.ReportAsset, uses=(endpoints.REPORT_SIZE,))
+async def report_size(run: Run, data: models.ReportAsset) -> Result:
+    """Give a snapshot's `size` in bytes. Source: barometerit.txt, "Reporting Service"; the path is assumed."""
+    return {"asset_bn": data.asset_bn, "size": await Barometerit(run.gateway).report_size(data.asset_bn)}
+
+
+@command("report.download", data=models.ReportDownload, uses=(endpoints.REPORT_DOWNLOAD, endpoints.REPORT_SIZE))
+async def report_download(run: Run, data: models.ReportDownload) -> Result:
+    """
+    Fetch a snapshot, verify it, and save it under its final name at once; gives what `report.export` gives.
+
+    Source: barometerit.txt, "Reporting Service"; Reporting_Service.
+    """
+    reports.check_names(run, data.destination, asset_bn=data.asset_bn)
+    asset = await snapshots.awaited(run, data.asset_bn, data.format, timedelta(seconds=data.ready_within))
+    return await reports.save(run, Barometerit(run.gateway), data, asset, asset_bn=data.asset_bn)
 
 
 @command(
     "report.export",
     data=models.ReportExport,
-    uses=(client.REPORT_GENERATE, client.REPORT_DOWNLOAD, client.REPORT_SIZE, *_UPLOADS),
+    uses=(
+        endpoints.REPORT_GENERATE,
+        endpoints.REPORT_DOWNLOAD,
+        endpoints.REPORT_SIZE,
+        endpoints.DOCUMENT_UPLOAD,
+        endpoints.ENTITY_LIST,
+    ),
 )
 async def report_export(run: Run, data: models.ReportExport) -> Result:
     """
@@ -156,80 +442,79 @@ async def report_export(run: Run, data: models.ReportExport) -> Result:
     "Reporting Service"; Reporting_Service.
     """
     barometerit = Barometerit(run.gateway)
-    known = {"report_bn": data.report_bn}
-    _check_names(run, data, **known, asset_bn="0" * 12)
-    format = data.format or reports.format_of(run.artifacts.check(data.destination)) or "csv"
+    reports.check_names(run, data.destination, data.upload_as, report_bn=data.report_bn, asset_bn="0" * 12)
+    format = data.format or format_of(run.artifacts.check(data.destination)) or "csv"
     patience = timedelta(seconds=data.ready_within)
-    asset = await reports.generate(run, barometerit, data.report_bn, format, patience)
-    known["asset_bn"] = asset.bn
-    result = await _saved(run, barometerit, data, asset, known)
-    if data.upload_as is not None:
-        name = await _filled(run, "upload_as", data.upload_as, known)
-        saved = run.artifacts.check(result["destination"])
-        result["document"] = await documents.upload(run, barometerit, name, saved)
-    return result
+    asset = await snapshots.generate(run, barometerit, data.report_bn, format, patience)
+    ids = {"report_bn": data.report_bn, "asset_bn": asset.bn}
+    result = await reports.save(run, barometerit, data, asset, **ids)
+    if data.upload_as is None:
+        return result
+    name = await reports.filled(run, "upload_as", data.upload_as, ids)
+    return {
+        **result,
+        "document": await documents.upload(run, barometerit, name, run.artifacts.check(result["destination"])),
+    }
+
+
+@command("document.upload", data=models.DocumentUpload, uses=(endpoints.DOCUMENT_UPLOAD, endpoints.ENTITY_LIST))
+async def document_upload(run: Run, data: models.DocumentUpload) -> Result:
+    """
+    Make a document (an entity of type AST) of a file under `[artifacts].allowed`, at most once in effect.
+
+    Gives `bn`, `bytes` and `how` (see `entity.create`). Source: barometerit.txt, "Reporting Service"; path and form are
+    assumed.
+    """
+    source = run.artifacts.check(data.path, field="path")
+    return await documents.upload(run, Barometerit(run.gateway), data.name, source)
 
 
 # --- What they share --------------------------------------------------------------------------------------------------
 
 
-async def _saved(
-    run: Run, barometerit: Barometerit, data: models.Saving, asset: reports.Asset, ids: Mapping[str, str]
-) -> dict[str, Any]:
-    """Fetch a snapshot to where the command wants it, once; then remove it there if asked."""
-    place = run.artifacts.check(await run.destination(data.destination, **ids))
-    result: dict[str, Any] = await run.step("saved", reports.Fetch(run, barometerit, asset, place, data).saved)
-    if data.delete_asset:
-        warning = await reports.remove(run, barometerit, asset.bn)
-        result = {**result, "asset_deleted": warning is None, **({"warnings": [warning]} if warning else {})}
-    return dict(result)
+async def _made(
+    run: Run,
+    noun: str,
+    data: models.Creation,
+    vocabulary: Vocabulary,
+    look: Callable[[], Awaitable[list[Object]]] | None,
+    send: Callable[[Mapping[str, Any]], Awaitable[Written]],
+) -> Object:
+    """Make what is found again by its name; without `look` nobody can find it."""
+    wanted = data.fields()
+
+    async def candidates() -> Candidates:
+        return Candidates([] if look is None else await look())
+
+    return await creations.make(
+        run,
+        noun=noun,
+        wanted=wanted,
+        match_on=match_on(data, vocabulary),
+        default=("name",) if look is not None else (),
+        look=candidates,
+        send=partial(send, wanted),
+    )
 
 
-def _check_names(run: Run, data: models.ReportExport, **ids: str) -> None:
-    """Fill destination and document name for a trial: what can't be filled is refused before anything is sent."""
-    for template in (data.destination, data.upload_as):
-        if template is not None:
-            run.artifacts.fill(template, now=run.now(), tz=run.zone, **ids)
+async def _whole(made: Object, read: Callable[[str], Awaitable[Object]]) -> Result:
+    """Give an object that was made as it is then, where the answer (or the list that it was found in) has less."""
+    if "bn" not in made or (made["how"] == "created" and "name" in made):
+        return made
+    told = {name: made[name] for name in ("how", "saved", "proposed")}
+    return {**await read(made["bn"]), **told}
 
 
-async def _filled(run: Run, step: str, template: str, ids: Mapping[str, str]) -> str:
-    async def fill() -> str:
-        return run.artifacts.fill(template, now=run.now(), tz=run.zone, **ids)
-
-    filled: str = await run.step(step, fill)
-    return filled
-
-
-async def _query(barometerit: Barometerit, data: models.EntityList) -> dict[str, str]:
-    """Give a list's query: days as the vendor has them, filters built where they are not yet."""
-    query = {"type": data.type}
-    days = {
-        "updateDateStartDate": data.updated_from,
-        "updateDateEndDate": data.updated_to,
-        "createDateStartDate": data.created_from,
-        "createDateEndDate": data.created_to,
-    }
-    query |= {name: day.isoformat() for name, day in days.items() if day is not None}
-    if (filter := data.filter) is not None:
-        built = filter if isinstance(filter, str) else await barometerit.build_filter(filter)
-        query["filter"] = in_query(built)
-    if (operable := data.operable_filter) is not None:
-        built = operable if isinstance(operable, str) else await barometerit.build_operable_filter(operable)
-        query["operableFilter"] = in_query(built)
-    if data.fieldsets:
-        query["fieldsets"] = "true"
-    return query
-
-
-async def _destination(run: Run, data: models.Listing, **ids: str) -> str | None:
-    """Give where a list's rows go, once it is known to be such a place: before anything is asked."""
-    if data.destination is None:
-        return None
-    destination = await run.destination(data.destination, **ids)
-    run.artifacts.check(destination)
-    return destination
-
-
-async def _paged(run: Run, data: models.Listing, pages: Pages, destination: str | None) -> Result:
-    result = await run.rows(aiter(pages), destination=destination, limit=data.limit, complete=lambda: pages.complete)
-    return {**result, "warnings": pages.warnings} if pages.warnings else result
+async def _updated(
+    run: Run,
+    barometerit: Barometerit,
+    data: models.FieldUpdate | models.FieldsetUpdate,
+    read: Callable[[str], Awaitable[Object]],
+    put: Callable[[str, Mapping[str, Any]], Awaitable[Written]],
+    kept_by_server: set[str],
+) -> Result:
+    """Read, put whole, and see what came of it; other commands of the fleet wait meanwhile."""
+    changes = data.model_dump(mode="json", exclude_none=True, exclude={"bn"})
+    async with run.exclusive(f"settings:{data.bn}"):
+        written = await put(data.bn, writes.merged(await read(data.bn), changes, frozenset(kept_by_server)))
+    return await writes.outcome(barometerit, data.bn, changes, written, partial(read, data.bn), proposable=False)

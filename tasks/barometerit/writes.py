@@ -9,14 +9,16 @@ what was written is read back.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import NotFound
-from worker.natural_key import same
+from worker.natural_key import delete_once, same
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit, Object, Written
     from worker.command import Result
+    from worker.run import Run
 
 Seen = Callable[[], Awaitable[Mapping[str, Any]]]
 """Gives an object's fields as they are now."""
@@ -57,26 +59,58 @@ def told(bn: str, written: Written) -> dict[str, Any]:
     return result
 
 
-async def deleted(
-    barometerit: Barometerit, bn: str, written: Written, seen: Seen, *, proposable: bool = True
+async def delete(
+    run: Run,
+    barometerit: Barometerit,
+    bn: str,
+    read: Callable[[str], Awaitable[Object]],
+    send: Callable[[str], Awaitable[Written]],
+    *,
+    proposable: bool = True,
 ) -> Result:
-    """Give what became of a delete: `deleted` is false where it waits as a proposal, or the object is still there."""
-    if written.proposed and not written.saved:
-        return {**told(bn, written), "deleted": False}
-    if written.saved:
-        return {**told(bn, written), "deleted": True}
+    """
+    Delete what was there when the command first looked: not there then is an error, gone since is what it asked.
+
+    `deleted` is false where the delete waits as a proposal, or where the object is still there.
+    """
+    written: Written | None = None
+
+    async def sent() -> str:
+        nonlocal written
+        written = await send(bn)
+        return ""
+
+    await delete_once(run, bn, partial(read, bn), sent)
+    gone: dict[str, Any] = {"bn": bn, "saved": [bn], "proposed": [], "deleted": True}
+    if written is None:
+        return gone
+    if written.told:
+        return {**told(bn, written), "deleted": bool(written.saved)}
     try:
-        await seen()
+        await read(bn)
     except NotFound:
-        return {"bn": bn, "saved": [bn], "proposed": [], "deleted": True}
+        return gone
     waiting = await proposals_of(barometerit, bn) if proposable else []
     result: dict[str, Any] = {"bn": bn, "saved": [], "proposed": waiting, "deleted": False}
     return result if waiting else {**result, "warnings": ["barometerIT accepted the delete, and it is still there."]}
 
 
+async def associated(barometerit: Barometerit, source_bn: str, written: Written) -> Result:
+    """Give what became of associations: where the answer does not tell, only proposals can be looked for."""
+    if written.told:
+        result = told(source_bn, written)
+    else:
+        result = {"saved": [], "proposed": await proposals_of(barometerit, source_bn)}
+        if not result["proposed"]:
+            result["warnings"] = ["barometerIT accepted the associations and does not say which it saved: list them."]
+    result.pop("bn", None)
+    return {"source_bn": source_bn, **result}
+
+
 async def proposals_of(barometerit: Barometerit, bn: str) -> list[str]:
     """Give the BNs of the changes of an entity that wait for somebody to decide."""
-    page = await barometerit.list_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
+    answer = await barometerit.ask_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
+    page = barometerit.read_proposals(answer.body)
     return [str(one["bn"]) for one in page.rows if one.get("bn") and not one.get("processed_by_bn")]
 
 
@@ -91,6 +125,8 @@ def shows(value: Any, asked: Any) -> bool:
             return all(same(value.get(name), part) for name, part in asked.items() if name in value)
         names = ("bn", "id", "name", "label", "displayableName")
         return any(value.get(name) is not None and same(value[name], asked) for name in names)
+    if isinstance(value, list) and isinstance(asked, list):
+        return len(value) == len(asked) and all(map(shows, value, asked))
     if isinstance(asked, Mapping) and asked.get("bn") is not None:
         return same(value, asked["bn"])
     return same(value, asked) or (asked in (None, "") and value in (None, ""))

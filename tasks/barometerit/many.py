@@ -1,0 +1,112 @@
+"""
+`entity.update_many`: the same fields of many entities, in batches, and what came of each.
+
+No page says how many BNs a request may have, whether an unknown one is an error, or to which entity a proposal belongs.
+So a refused batch is halved until the refused entities stand alone, and what an answer leaves open is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.barometerit.writes import proposals_of, shows
+from worker.errors import Conflict, Forbidden, Invalid, NotFound, TransportError, Unavailable
+
+if TYPE_CHECKING:
+    from tasks.barometerit.client import Barometerit, Object
+    from tasks.barometerit.models import EntityUpdateMany
+    from worker.command import Result
+    from worker.run import Run
+
+REFUSALS: Final = 5
+"""Entities refused singly, and none accepted, after which the fields are what is refused."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What came of some entities: `saved`, `proposed`, `missing`, `not_saved`, or `refused` with the reason."""
+
+    outcomes: dict[str, str] = field(default_factory=dict)
+    proposed: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Batch) -> None:
+        """Take another batch's outcomes in."""
+        self.outcomes |= other.outcomes
+        self.proposed += other.proposed
+        self.reasons |= other.reasons
+
+
+@dataclass(slots=True)
+class Many:
+    """One such command."""
+
+    run: Run
+    barometerit: Barometerit
+    changes: Object
+    refusals: int = 0
+    accepted: bool = False
+
+    async def result(self, data: EntityUpdateMany) -> Result:
+        """Write batch after batch; each is a step, so that none is written twice by a redelivery."""
+        bns = list(dict.fromkeys(data.bns))
+        batches = [bns[start : start + data.batch_size] for start in range(0, len(bns), data.batch_size)]
+        done = Batch()
+        for number, batch in enumerate(batches):
+            await self.run.breathe()
+
+            async def write(batch: Sequence[str] = batch) -> dict[str, Any]:
+                written = await self._write(batch)
+                return {"outcomes": written.outcomes, "proposed": written.proposed, "reasons": written.reasons}
+
+            try:
+                done.add(Batch(**await self.run.step(f"batch:{number}", write)))
+            except (TransportError, Unavailable) as error:
+                raise await self.run.unfinished(error, left=len(batches) - number) from error
+            self.run.progress(len(done.outcomes), len(bns))
+        return _told(done, len(bns))
+
+    async def _write(self, bns: Sequence[str]) -> Batch:
+        try:
+            written = await self.barometerit.update_entities(bns, self.changes)
+        except (Invalid, NotFound, Conflict, Forbidden) as error:
+            if len(bns) > 1:
+                middle = len(bns) // 2
+                halves = await self._write(bns[:middle])
+                halves.add(await self._write(bns[middle:]))
+                return halves
+            self.refusals += 1
+            if self.refusals == REFUSALS and not self.accepted:
+                raise
+            return Batch({bns[0]: "refused"}, reasons={bns[0]: error.message})
+        self.accepted = True
+        saved = [bn for bn in bns if bn in written.saved]
+        done = Batch(dict.fromkeys(saved, "saved"), list(written.proposed))
+        left = [bn for bn in bns if bn not in done.outcomes]
+        if left and len(written.proposed) == len(left):
+            done.outcomes |= dict.fromkeys(left, "proposed")
+        else:
+            for bn in left:
+                done.outcomes[bn] = await self._outcome(bn, written.proposed)
+        return done
+
+    async def _outcome(self, bn: str, proposed: Sequence[str]) -> str:
+        """Look what became of an entity that the answer does not tell of."""
+        if proposed and any(one in proposed for one in await proposals_of(self.barometerit, bn)):
+            return "proposed"
+        try:
+            entity = await self.barometerit.read_entity(bn)
+        except NotFound:
+            return "missing"
+        return "saved" if all(shows(entity.get(name), value) for name, value in self.changes.items()) else "not_saved"
+
+
+def _told(done: Batch, count: int) -> Result:
+    saved = [bn for bn, outcome in done.outcomes.items() if outcome == "saved"]
+    result: dict[str, Any] = {"count": count, "saved": saved, "proposed": done.proposed, "outcomes": done.outcomes}
+    left = [bn for bn, outcome in done.outcomes.items() if outcome not in {"saved", "proposed"}]
+    if done.reasons:
+        result["reasons"] = done.reasons
+    return {**result, "warnings": [f"{len(left)} of {count} entities were not written."]} if left else result
