@@ -37,7 +37,8 @@ class Finding:
 def check(setup: Setup, *, connect: bool, as_json: bool) -> int:
     """Validate the configuration, one line each; exit status 1 if anything fails."""
     findings = []
-    for finding in _findings(setup, connect=connect):
+    for found in _findings(setup, connect=connect):
+        finding = _redacted(setup, found)
         findings.append(finding)
         if not as_json:
             mark = "ok  " if finding.problem is None else "FAIL"
@@ -45,6 +46,17 @@ def check(setup: Setup, *, connect: bool, as_json: bool) -> int:
     if as_json:
         show_json([{"what": each.what, "said": each.said, "problem": each.problem} for each in findings])
     return FAILED if any(each.problem is not None for each in findings) else 0
+
+
+def _redacted(setup: Setup, finding: Finding) -> Finding:
+    """Take secrets out of what a broker or a vendor said; without settings there is none to take out."""
+    from config.settings import ConfigError
+
+    try:
+        redact = setup.redact
+    except ConfigError:
+        return finding
+    return Finding(redact(finding.what), redact(finding.said), redact(finding.problem))
 
 
 def _findings(setup: Setup, *, connect: bool) -> Iterator[Finding]:

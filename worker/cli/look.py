@@ -33,6 +33,7 @@ _ASKED: Final = {
 @click.pass_obj
 def status(setup: Setup, *, as_json: bool) -> int:
     """Show queues, workers, gates, what is in flight and what is dead; exit status 1 where something can't be asked."""
+    _ = setup.settings, setup.slices  # what is wrong with them is no answer of anybody's
     with ThreadPoolExecutor(3) as threads:  # each waits for answers, and none for another
         asked = {
             "broker": threads.submit(_broker, setup),
