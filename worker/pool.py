@@ -134,6 +134,7 @@ class LoopPool(BasePool):
         self.context = copy_context()
         # Celery passes `threads` where it has no hub to register the pool with.
         self._threaded = bool(self.options.get("threads", True))
+        self._spinner = threading.Thread(target=self._spin, name="planrelay-loop", daemon=True)
         self._thread = threading.get_ident()
         self._hub: Any = None
         self._hub_lost = False
@@ -161,9 +162,8 @@ class LoopPool(BasePool):
         self.context = copy_context()
         self._idle.set()
         if self._threaded:
-            thread = threading.Thread(target=self._spin, name="planrelay-loop", daemon=True)
-            thread.start()
-            self._thread = thread.ident or 0
+            self._spinner.start()
+            self._thread = self._spinner.ident or 0
         else:
             self._thread = threading.get_ident()
             self._signals.hold_back()
@@ -559,7 +559,8 @@ class LoopPool(BasePool):
             self._signals.let_go()
             if self._threaded:
                 self.loop.call_soon_threadsafe(self.loop.stop)
-            else:
+                self._spinner.join(COLD_GRACE)
+            if not self.loop.is_running():
                 self.loop.close()
             _current = None
             signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
