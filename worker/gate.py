@@ -31,6 +31,9 @@ from worker.slots import TURN, Share, Slots
 FLOOR: Final = 5.0
 """Seconds for which a 429 without Retry-After closes the gate at first; doubled with each such answer in a row."""
 
+NO_WAIT: Final = 0.5
+"""A vendor's wait shorter than this (a 0, a past date) is none; a longer one is kept as it is, however often."""
+
 PROBE_PATIENCE: Final = 5.0
 """Seconds after which a probe without an answer may be followed by another."""
 
@@ -45,6 +48,9 @@ FAST: Final = 4.0
 
 PAUSE_LOOK: Final = 60.0
 """Seconds after which a command parked by an operator's pause comes back to look, at most."""
+
+
+LONG_AGO: Final = -1e9
 
 
 class Phase(Enum):
@@ -62,7 +68,7 @@ class Gate:
     """What the fleet knows of one limit key."""
 
     closed_until: float = 0.0
-    paused_until: float = 0.0
+    paused_until: float = LONG_AGO
     shut: bool = False
     """Closed by the vendor, and no request has been answered since."""
     generation: int = 0
@@ -71,7 +77,7 @@ class Gate:
     """Closings in a row, without an answered request between."""
     probe_until: float = 0.0
     probes_lost: int = 0
-    opened_at: float = 0.0
+    opened_at: float = LONG_AGO
     ramp_step: float = RAMP_STEP[0]
     returns: Returns = field(default_factory=Returns)
     points: Points | None = None
@@ -135,8 +141,8 @@ class Gate:
             if not fresh:
                 return
             until = now + max(FLOOR, min(FLOOR * 2 ** min(self.refusals, 30), ceiling))
-        elif fresh and self.refusals:  # "now" (a 0, a past date) over and over is no leave to hammer
-            until = max(until, now + min(0.5 * 2 ** min(self.refusals, 30), FLOOR))
+        elif fresh and self.refusals and until - now < NO_WAIT:  # "now" over and over is no leave to hammer
+            until = now + min(0.5 * 2 ** min(self.refusals, 30), FLOOR)
         if fresh:
             self.refusals += 1
         if fresh or not self.shut:
@@ -162,7 +168,7 @@ class Gate:
 
     def resume(self, now: float) -> None:
         """Open the gate on an operator's word, a vendor's closing included."""
-        self.paused_until = 0.0
+        self.paused_until = LONG_AGO
         self.closed_until = 0.0
         self._open(now, RAMP_STEP[0])
 
@@ -350,7 +356,7 @@ class Gate:
     def dump(self) -> str:
         """Give this as JSON text."""
         value = {name: getattr(self, name) for name in _PLAIN}
-        value["paused_until"] = -1 if math.isinf(self.paused_until) else self.paused_until
+        value["paused_until"] = None if math.isinf(self.paused_until) else self.paused_until
         value["points"] = None if self.points is None else self.points.dump()
         value["returns"] = self.returns.dump()
         value["slots"] = {name: slots.dump() for name, slots in self.slots.items()}
@@ -361,16 +367,15 @@ class Gate:
         """Read what `dump` gave."""
         value: dict[str, Any] = json.loads(text)
         points = value["points"]
-        gate = cls(
+        if value["paused_until"] is None:  # JSON has no infinity
+            value["paused_until"] = math.inf
+        return cls(
             # By name, and only those: workers of two versions may share a gate while they are being replaced.
             **{name: value[name] for name in _PLAIN if name in value},
             points=None if points is None else Points.load(points),
             returns=Returns.load(value["returns"]),
             slots={name: Slots.load(each) for name, each in value["slots"].items()},
         )
-        if gate.paused_until < 0:
-            gate.paused_until = math.inf
-        return gate
 
 
 _PLAIN: Final = (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ class Store:
                     await self.redis.script_load(script.source)
                 for i, answer in zip(unknown, await self._execute([calls[i] for i in unknown]), strict=True):
                     answers[i] = answer
-        except (TimeoutError, RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for an answer that never comes
             answers = [error] * len(calls)
         self._settle(calls, answers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,60 @@ def test_a_429_waits_what_the_vendor_asks(
     assert (event["data"]["attempts"], event["data"]["deferrals"]) == (1, 1)
     first, second = sandbox.journal.entries(operation="unit.read")
     assert after <= second.arrived - (first.answered or 0) <= after + 0.6
+
+
+def test_the_sixth_deferral_in_a_row_waits_like_the_first(
+    make_fleet: Callable[..., Fleet], broker: str | None, sandbox: SandboxThread
+) -> None:
+    """Six 429s in a row: each wait is kept, the command is delivered once a time, and its attempt still counts 1."""
+    fleet = make_fleet(broker, retry={"inline_wait": "0s"})
+    (worker,) = fleet.start()
+    unit = unit_of(sandbox)
+    sandbox.faults.add("status", status=429, headers={"Retry-After": "1"}, operation="unit.read", times=6)
+    event = fleet.wait(fleet.send("planpoint.unit.read", "tower", {"id": unit}), within=40)
+    assert (event["data"]["attempts"], event["data"]["deferrals"]) == (1, 6)
+    entries = sandbox.journal.entries(operation="unit.read")
+    assert len(entries) == event["data"]["http_requests"] == 7
+    waits = [later.arrived - (earlier.answered or 0) for earlier, later in itertools.pairwise(entries)]
+    assert all(1 <= wait <= 1.6 for wait in waits), waits
+    log = worker.log.read_text()
+    assert log.count('"command.deferred"') == 6
+    assert "command.passed_over" not in log  # a copy that the ladder doubled would be
+
+
+def test_a_wait_under_a_second_and_a_missing_ladder_lose_nothing(
+    make_fleet: Callable[..., Fleet], amqp_url: str, sandbox: SandboxThread
+) -> None:
+    """The worker declares the whole ladder at its start; a wait that the ladder can't hold is kept all the same."""
+    fleet = make_fleet(amqp_url, retry={"inline_wait": "0s", "backoff_initial": "300ms", "backoff_ceiling": "300ms"})
+    with fleet.connection() as connection, connection.channel() as channel:
+        for level in range(28):
+            channel.queue_delete(f"celery_delayed_{level}")
+            channel.exchange_delete(f"celery_delayed_{level}")
+    fleet.start()
+    unit = unit_of(sandbox)
+    sandbox.faults.add("status", status=503, operation="unit.read", times=2)
+    event = fleet.wait(fleet.send("planpoint.unit.read", "tower", {"id": unit}))
+    assert (event["data"]["attempts"], event["data"]["deferrals"]) == (3, 0)
+    sandbox.faults.add("status", status=429, headers={"Retry-After": "2"}, operation="unit.read", times=1)
+    event = fleet.wait(fleet.send("planpoint.unit.read", "tower", {"id": unit}))
+    assert (event["data"]["attempts"], event["data"]["deferrals"]) == (1, 1)
+
+
+def test_a_routing_key_that_leads_nowhere_is_answered(
+    make_fleet: Callable[..., Fleet], amqp_url: str, sandbox: SandboxThread
+) -> None:
+    """What no queue takes falls through to `planrelay.unrouted`: answered and dead-lettered, naming the right key."""
+    fleet = make_fleet(amqp_url)
+    fleet.start()
+    wrong = command("planpoint.unit.read", "tower", {"id": unit_of(sandbox)})
+    fleet.publish(json.dumps(wrong).encode(), routing_key="units.read")
+    event = fleet.wait(wrong["id"])
+    assert event["data"]["error"]["kind"] == "bad_command"
+    assert "'planpoint.unit.read'" in event["data"]["error"]["message"]
+    (letter,) = eventually(fleet.dead, what="the dead letter")
+    assert letter.headers["planrelay-original-routing-key"] == "units.read"
+    assert sandbox.journal.count() == 0
 
 
 def test_an_unpublishable_wait_is_held_by_nobody(
