@@ -1,7 +1,7 @@
 """
 One coroutine per command type of barometerIT (contract §9). The vendor on one page: `tasks.barometerit`.
 
-Long because there are 31 of them; what each does is in the modules beside this one.
+Long because there are 32 of them; what each does is in the modules beside this one.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ A bench for slices: real commands, real `Run`s, real clients; only the wire is m
     bench.sent                               every request so far
     bench.memory                             what the connection remembers between commands
     bench.plans, bench.artifacts             real ones, where a test needs them
+    bench.clock                              gives the present instant
     bench.make_gateway                           gives each run its gateway, a real one where the wire is to be real
 
 `Gateway` and `Ledger` are stood in for by their smallest honest kin: requests are answered by a function, the ledger's
 record is a dict. `answer` makes answers.
 """
-# ruff: noqa: D102 - the stand-ins' methods are those of what they stand in for
 
 import contextlib
 import json
@@ -112,6 +112,7 @@ class Bench:
         self.artifacts: Any = None
         self.plans: Any = None
         self.draining = False
+        self.clock: Callable[[], datetime] = lambda: NOW
         self.settings: Any = SimpleNamespace(
             http=SimpleNamespace(request_timeout=timedelta(seconds=60)),
             retry=SimpleNamespace(max_attempts=6),
@@ -138,7 +139,7 @@ class Bench:
             gateway=gateway,
             host=self,
             attempt=1,
-            started=NOW,
+            started=self.now(),
             digest=key,
             claim=claim,
         )
@@ -152,7 +153,7 @@ class Bench:
     # What the engine lends to a run.
 
     def now(self) -> datetime:
-        return NOW
+        return self.clock()
 
     async def emit(self, run: Run, type: str, data: Mapping[str, Any], id: str) -> None:
         raise AssertionError("no slice tested here emits events")
