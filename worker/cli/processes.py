@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -31,7 +32,8 @@ def worker(setup: Setup, concurrency: int | None, hostname: str | None, queues: 
     app = make_app(settings)
     known = [queue.name for queue in app.conf.task_queues]
     program = app.Worker(
-        hostname=host_format(default_nodename(hostname)),
+        # A name of its own: two workers on one machine are two to `inspect`, `status` and the broker.
+        hostname=host_format(default_nodename(hostname or f"worker-{os.getpid()}@%h")),
         concurrency=settings.worker.concurrency,
         queues=_queues(queues, known) if queues is not None else None,
         loglevel="INFO",
