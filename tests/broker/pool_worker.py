@@ -137,6 +137,26 @@ class PoolWorker:
             except ChannelError:  # Valkey keeps no empty queues
                 return 0
 
+    def left(self) -> int:
+        """Count what a worker that has gone did not acknowledge; the broker takes a moment to see that it has."""
+        end = time.monotonic() + 5
+        count, before = self.messages(), -1
+        while count != before and time.monotonic() < end:
+            time.sleep(0.25)
+            count, before = self.messages(), count
+        return count
+
+    def durations(self) -> list[float]:
+        """Give how long each nap lasted, the first time it ended."""
+        began = {line["label"]: line["at"] for line in reversed(self.lines("start"))}
+        ended = {line["label"]: line["at"] for line in reversed(self.lines("end"))}
+        return [at - began[label] for label, at in ended.items()]
+
+    def inspect(self, method: str) -> Any:
+        """Ask the worker by remote control."""
+        asked = self.client.control.inspect(destination=[self.hostname], timeout=3)
+        return (getattr(asked, method)() or {}).get(self.hostname)
+
     @property
     def log(self) -> str:
         """Give what the worker said on its outputs."""
