@@ -126,8 +126,10 @@ class Run:
 
     @property
     def last_attempt(self) -> bool:
-        """Whether a failure now would be the command's last: whoever has something to tell tells it instead."""
-        return max(self.attempt, self.gateway.tally.attempt) >= self.host.settings.retry.max_attempts
+        """Whether a failure now would be final: whoever has something to tell all the same tells it instead."""
+        most = self.host.settings.retry.max_attempts
+        attempt = max(self.attempt, self.gateway.tally.attempt)
+        return self.attempt > most or (attempt == most and not self.unresolved)
 
     def now(self) -> datetime:
         """Give the present instant (aware, UTC)."""

@@ -8,32 +8,20 @@ a run that was cut off reads first and sends only what is left.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from worker.errors import Conflict, ContractBroken, Invalid, NotFound, RelayError, TransportError, Unavailable
+from worker.errors import Conflict, ContractBroken, Invalid, NotFound, RelayError
+from worker.many import Many, too_many
 from worker.natural_key import same
 
 if TYPE_CHECKING:
     from tasks.planpoint.client import Object, Planpoint
     from worker.run import Run
     from worker.vocabulary import Spelling
-
-SIDE_BY_SIDE: Final = 8
-"""Requests of one command in flight; the connection's own limit holds besides."""
-
-PATIENCE: Final = 2 * SIDE_BY_SIDE
-"""Failures in a row after which the vendor is left in peace: the command is tried again later as a whole."""
-
-REFUSED_SHARE: Final = 0.4
-REFUSED_LEAST: Final = 20
-"""A run in which so many units, and such a share of those tried singly, are refused stops itself."""
 
 Units = Mapping[str, "Object"]
 Wanted = Mapping[str, Mapping[str, Any]]
@@ -104,79 +92,42 @@ class Sending:
     """One round of patches, several side by side; afterwards `refused` says which units the vendor refused, and why."""
 
     def __init__(self, run: Run, planpoint: Planpoint, spelling: Spelling, *, done: int, total: int) -> None:
-        self._run = run
         self._planpoint = planpoint
         self._spelling = spelling
-        self._done, self._total = done, total
+        self._many = Many[Patch](run, done=done, total=total)
         self.refused: dict[str, str] = {}
         self.stopped = False
         self._singly = 0
         self._no_batches = False
-        self._halted = False
-        self._failures: list[RelayError] = []
-        self._in_a_row = 0
-        self._got_on = False
 
     async def send(self, patches: list[Patch]) -> None:
         """Send them all; what is refused is kept, what fails is raised once everything in flight has ended."""
-        queue = iter(patches)
-        workers = [self._work(queue) for _ in range(min(SIDE_BY_SIDE, len(patches)))]
-        ends = await asyncio.gather(*workers, return_exceptions=True)
-        raised = [end for end in ends if isinstance(end, BaseException)]
-        for error in raised:
-            if isinstance(error, RelayError):
-                raise error
-        if raised:
-            raise raised[0]
-        if self._failures:
-            worst = max(self._failures, key=lambda error: getattr(error, "after", None) or timedelta(0))
-            left = self._total - self._done
-            raise await self._run.unfinished(worst, left=left) if self._got_on else worst
+        await self._many.each(patches, self._send)
+        await self._many.raise_failures()
 
-    async def _work(self, queue: Iterator[Patch]) -> None:
-        while not self._halted:
-            patch = next(islice(queue, 1), None)
-            if patch is None:
-                return
-            try:
-                await self._run.breathe()
-                await self._send(patch)
-            except BaseException:
-                self._halted = True
-                raise
-
-    async def _send(self, patch: Patch) -> None:
+    async def _send(self, patch: Patch) -> int:
         alone = len(patch.ids) == 1
         if self._no_batches and not alone:
-            return
+            return 0
         try:
             if alone:
                 self._singly += 1
                 await self._planpoint.update_unit(patch.ids[0], patch.fields, self._spelling)
             else:
                 await self._planpoint.update_units(patch.ids, patch.fields, self._spelling)
-        except (TransportError, Unavailable) as error:
-            self._failures.append(error)
-            self._in_a_row += 1
-            self._halted |= self._in_a_row >= PATIENCE
-            return
         except ContractBroken:
             pass  # the vendor said yes: reading back tells what came of it
         except (Invalid, NotFound, Conflict) as error:
             self._refuse(patch, error)
-            return
-        self._in_a_row = 0
-        self._got_on = True
-        self._done += len(patch.ids)
-        self._run.progress(self._done, self._total)
+            return 0
+        return len(patch.ids)
 
     def _refuse(self, patch: Patch, error: RelayError) -> None:
-        self._in_a_row = 0
         if len(patch.ids) > 1:
             # One unit may be the reason, or there are no batches here (PP-DOC has none): singly, in the next round.
             self._no_batches |= error.status in {404, 405}
             return
         self.refused[patch.ids[0]] = error.message
-        many = len(self.refused) >= REFUSED_LEAST and len(self.refused) > REFUSED_SHARE * self._singly
-        self.stopped |= many
-        self._halted |= many
+        if too_many(len(self.refused), self._singly):
+            self.stopped = True
+            self._many.halt()
