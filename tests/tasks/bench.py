@@ -8,7 +8,7 @@ A bench for slices: real commands, real `Run`s, real clients; only the wire is m
     bench.sent                               every request so far
     bench.memory                             what the connection remembers between commands
     bench.plans, bench.artifacts             real ones, where a test needs them
-    bench.clock                              gives the present instant
+    bench.clock, bench.attempt               gives the present instant; the number of the attempt that runs
     bench.make_gateway                           gives each run its gateway, a real one where the wire is to be real
 
 `Gateway` and `Ledger` are stood in for by their smallest honest kin: requests are answered by a function, the ledger's
@@ -113,6 +113,7 @@ class Bench:
         self.plans: Any = None
         self.draining = False
         self.clock: Callable[[], datetime] = lambda: NOW
+        self.attempt = 1
         self.settings: Any = SimpleNamespace(
             http=SimpleNamespace(request_timeout=timedelta(seconds=60)),
             retry=SimpleNamespace(max_attempts=6),
@@ -138,7 +139,7 @@ class Bench:
             connection=self.connection,
             gateway=gateway,
             host=self,
-            attempt=1,
+            attempt=self.attempt,
             started=self.now(),
             digest=key,
             claim=claim,

@@ -1,0 +1,199 @@
+"""Writes: what was saved is told from what waits as a proposal, and neither is ever taken for granted."""
+
+from typing import Any
+
+import pytest
+
+import tasks.barometerit.tasks
+from config.connections import Override
+from tests.tasks.barometerit.conftest import Tenant
+from tests.tasks.bench import Bench, answer
+from worker.errors import NotFound, Unanswered
+from worker.rest import Request, Response
+
+BN = "041800000001"
+PROPOSAL = "041000000001"
+
+
+async def test_an_update_keeps_what_it_does_not_change(tenant: Tenant) -> None:
+    """A PUT empties the basic fields that it leaves out: nothing is lost by an update."""
+    made = await tenant.do(
+        "entity.create",
+        {"type": "PHY", "properties": {"name": "A", "description": "d", "domain": "Finance", "type": "Cloud"}},
+    )
+
+    result = await tenant.do("entity.update", {"bn": made["bn"], "properties": {"lifecycle_state": "Planned"}})
+
+    entity = tenant.entity(made["bn"])
+    assert (entity["description"], entity["domain"], entity["type"]) == ("d", "Finance", "Cloud")
+    assert entity["lifecycleState"]["name"] == "Planned"
+    assert (result["saved"], result["proposed"]) == ([made["bn"]], [])
+
+
+@pytest.mark.parametrize("status", ["COMP", "APPR"])
+async def test_a_write_that_became_a_proposal_is_not_saved(tenant: Tenant, status: str) -> None:
+    """Completed and approved entities: nothing has changed yet, and the result says so."""
+    bn = tenant.put(entityDiscriminator="SYS", name="A", status=status)
+    (field,) = tenant.seed("fields")
+    (tag,) = tenant.seed("entities", type="TAG")
+
+    for type, data in (
+        ("entity.update", {"bn": bn, "properties": {"description": "x"}}),
+        ("entity.fields.update", {"bn": bn, "fields": {field: "x"}}),
+        ("association.update", {"source_bn": bn, "added_assocs": [{"target_bn": tag}]}),
+    ):
+        result = await tenant.do(type, data)
+        assert result["saved"] == []
+        assert len(result["proposed"]) == 1
+    assert tenant.entity(bn)["description"] is None
+    waiting = (await tenant.do("proposal.list", {"entity_bn": bn, "type": "ALL"}))["rows"]
+    assert len(waiting) == 3
+    assert {one["entity_bn"] for one in waiting} == {bn}
+
+
+async def test_custom_field_values_are_set_and_read(tenant: Tenant) -> None:
+    """By the fields' BNs."""
+    (bn,) = tenant.seed("entities", type="SYS")
+    one, other = tenant.seed("fields", 2)
+
+    result = await tenant.do("entity.fields.update", {"bn": bn, "fields": {one: "seven", other: 7}})
+    rows = (await tenant.do("entity.fields.read", {"bn": bn}))["rows"]
+
+    assert result["saved"] == [bn]
+    assert {row["bn"]: row["value"] for row in rows} == {one: "seven", other: 7}
+
+
+async def test_settings_are_put_whole(tenant: Tenant) -> None:
+    """A field's and a fieldset's other settings stay, choices and their BNs among them."""
+    choices = [{"display_value": "High", "stored_value": "H"}, {"display_value": "Low"}]
+    field = await tenant.do("field.create", {"name": "Cost", "choices": choices, "notes": "n"})
+    other = await tenant.do("field.create", {"name": "Risk"})
+    fieldset = await tenant.do(
+        "fieldset.create", {"name": "Money", "fields": [other["bn"], field["bn"]], "type": "SYS"}
+    )
+
+    await tenant.do("field.update", {"bn": field["bn"], "help_text": "In euro."})
+    await tenant.do("fieldset.update", {"bn": fieldset["bn"], "expanded": True})
+
+    read = await tenant.do("field.read", {"bn": field["bn"]})
+    assert (read["help_text"], read["notes"], read["name"]) == ("In euro.", "n", "Cost")
+    assert [choice["display_value"] for choice in read["choices"]] == ["High", "Low"]
+    read = await tenant.do("fieldset.read", {"bn": fieldset["bn"]})
+    assert [one["bn"] for one in read["fields"]] == [other["bn"], field["bn"]]
+    assert read["expanded"] is True
+
+
+async def test_what_is_deleted_was_there(tenant: Tenant) -> None:
+    """A delete of nothing is an error; one that was cut off after it took effect is done."""
+    (bn,) = tenant.seed("entities", type="SYS")
+    tenant.sandbox.faults.add("reset", operation="entity.delete", after_effect=True, times=1)
+
+    assert await tenant.do("entity.delete", {"bn": bn}) == {"bn": bn, "saved": [bn], "proposed": [], "deleted": True}
+    with pytest.raises(NotFound):
+        await tenant.do("entity.delete", {"bn": bn})
+
+
+# Vendors as nobody documents them
+
+
+class Odd:
+    """A barometerIT with one entity, whose writes are answered as the test says."""
+
+    def __init__(self, said: Any, *, saves: bool = True, proposes: bool = False) -> None:
+        self.entity = {"bn": BN, "name": "A", "description": "d", "lifecycleState": {"bn": "0" * 12, "name": "In Use"}}
+        self.said = said
+        self.saves = saves
+        self.proposals = [{"bn": PROPOSAL, "entityBn": BN}] if proposes else []
+
+    def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        match request.method, request.path:
+            case "PUT", _:
+                if self.saves:
+                    self.entity |= request.json
+                return answer(self.said)
+            case "GET", "/proposals":
+                return answer(self.proposals)
+            case _:
+                return answer(self.entity)
+
+
+ASKED = {"bn": BN, "properties": {"description": "x", "lifecycle_state": "In Use"}}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Give a bench on a made-up wire."""
+    return Bench(tasks.barometerit.tasks)
+
+
+@pytest.mark.parametrize("said", [b"", {}, {"ok": True}, b"saved", {"successfulBns": [], "proposedChangeBns": []}])
+async def test_an_answer_that_does_not_tell_is_read_back(bench: Bench, said: Any) -> None:
+    """Saved is what shows, proposed what waits; what is neither is a warning, never a silent success."""
+    for saves, proposes, expected in (
+        (True, False, ([BN], [])),
+        (False, True, ([], [PROPOSAL])),
+        (False, False, ([], [])),
+    ):
+        bench.wire = Odd(said, saves=saves, proposes=proposes)
+        result = await bench.do("barometerit.entity.update", ASKED)
+        assert (result["saved"], result["proposed"]) == expected
+        warned = "description" in str(result.get("warnings"))
+        assert warned == (expected == ([], []))
+
+
+async def test_an_answer_that_is_the_entity_is_looked_at(bench: Bench) -> None:
+    """The entity as it is then tells without another request."""
+    bench.wire = Odd({"bn": BN, "name": "A", "description": "x", "lifecycleState": {"bn": "0" * 12, "name": "In Use"}})
+
+    result = await bench.do("barometerit.entity.update", ASKED)
+
+    assert result["saved"] == [BN]
+    assert bench.paths() == [f"GET /entities/{BN}", f"PUT /entities/{BN}"]
+
+
+async def test_associations_that_nobody_tells_of_are_a_warning(bench: Bench) -> None:
+    """An answer without the three lists, and no proposal: what became of it, nobody knows."""
+    bench.wire = lambda request: answer([] if request.path == "/proposals" else {})
+
+    result = await bench.do(
+        "barometerit.association.update", {"source_bn": BN, "added_assocs": [{"target_bn": "041I00000001"}]}
+    )
+
+    assert (result["saved"], result["proposed"]) == ([], [])
+    assert "does not say" in result["warnings"][0]
+
+
+async def test_an_operator_settles_names_for_all_or_for_one_operation(bench: Bench) -> None:
+    """`[connections.X.fields]`, and above it `[connections.X.operations."…"]` with method, path and fields."""
+    bench.connection.fields = {"description": "summary"}
+    bench.connection.operations = {
+        "entity.update_many": Override(method="POST", path="/bulk", fields={"bns": "ids", "description": "text"}),
+        "report.size": Override(path="/assets/{asset_bn}", fields={"size": "length"}),
+    }
+    said = {"successfulBns": [BN], "proposedChangeBns": [], "transactionIds": []}
+    bench.wire = lambda request: answer({"length": "17"} if request.path.startswith("/assets") else said)
+
+    await bench.do("barometerit.entity.update_many", {"bns": [BN], "properties": {"description": "x"}})
+    size = await bench.do("barometerit.report.size", {"asset_bn": "040U00000001"})
+
+    assert bench.paths() == ["POST /bulk", "GET /assets/040U00000001"]
+    assert bench.sent[0].json == {"ids": [BN], "properties": {"text": "x"}}
+    assert size["size"] == 17
+
+
+async def test_a_cut_off_update_is_sent_again(tenant: Tenant) -> None:
+    """Putting the same values twice does no harm."""
+    (bn,) = tenant.seed("entities", type="SYS")
+    tenant.sandbox.faults.add("reset", operation="entity.update", times=1)
+
+    assert (await tenant.do("entity.update", {"bn": bn, "properties": {"description": "x"}}))["saved"] == [bn]
+
+
+async def test_an_update_that_never_comes_through_is_unanswered(tenant: Tenant) -> None:
+    """The engine decides what becomes of it."""
+    (bn,) = tenant.seed("entities", type="SYS")
+    tenant.sandbox.faults.add("reset", operation="entity.update")
+
+    with pytest.raises(Unanswered):
+        await tenant.do("entity.update", {"bn": bn, "properties": {"description": "x"}})
