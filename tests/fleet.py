@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import kombu
+import kombu.exceptions
 import redis
 
 from config.settings import Settings, load_settings
@@ -140,6 +141,7 @@ class Fleet:
         self.state = state_url(self.settings)
         self.amqp = is_amqp_url(self.url)
         self._events: deque[dict[str, Any]] = deque()
+        self._event_queue = f"test-events.{uuid.uuid4().hex}"
         self._closing = False
 
     def _connections(self) -> dict[str, Any]:
@@ -205,6 +207,7 @@ class Fleet:
         with self.connection() as connection, connection.channel() as channel:
             for queue in (*map(topology.work_queue, SYSTEMS), topology.BATCH, topology.UNROUTED, topology.DEAD):
                 channel.queue_delete(queue)
+            channel.queue_delete(self._event_queue)
             for level in range(28):
                 with contextlib.suppress(Exception):
                     channel.queue_purge(f"celery_delayed_{level}")
@@ -213,24 +216,30 @@ class Fleet:
         while not self._closing:
             try:
                 with self.connection() as connection:
-                    name = f"test-events.{uuid.uuid4().hex}"
+                    # It outlives the broker's restarts, and this listener's connection.
                     queue = kombu.Queue(
-                        name,
+                        self._event_queue,
                         topology.events_exchange(),
                         routing_key="#",
-                        durable=False,
-                        auto_delete=True,
-                        exclusive=True,
+                        durable=self.amqp,
+                        auto_delete=not self.amqp,
+                        exclusive=not self.amqp,
+                        expires=600 if self.amqp else None,
                     )
-                    consumer = connection.Consumer(queue, accept=["json", CLOUDEVENT], no_ack=True)
-                    consumer.on_message = lambda message: self._events.append(json.loads(message.body))
+                    consumer = connection.Consumer(queue, accept=["json", CLOUDEVENT], no_ack=not self.amqp)
+                    consumer.on_message = self._heard
                     with consumer:
                         ready.set()
                         while not self._closing:
                             with contextlib.suppress(TimeoutError):
                                 connection.drain_events(timeout=0.1)
-            except (OSError, *kombu.Connection(self.url).connection_errors):
-                time.sleep(0.1)
+            except (OSError, kombu.exceptions.KombuError, *kombu.Connection(self.url).connection_errors):
+                time.sleep(0.1)  # the broker is away: its queue keeps what is told meanwhile
+
+    def _heard(self, message: Any) -> None:
+        self._events.append(json.loads(message.body))
+        if self.amqp:
+            message.ack()
 
     def start(self, count: int = 1, *, env: Mapping[str, str] | None = None) -> list[Worker]:
         """Start workers and wait until they are ready."""

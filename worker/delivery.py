@@ -61,6 +61,10 @@ class Journey:
     publisher: str | None = None
     """The broker user that published the command, as RabbitMQ validated it."""
     error: str = ""
+    notes: Mapping[str, str] | None = None
+    """What the ledger holds of the command, should it forget: steps and intents, as they are kept there."""
+    unsure: bool = False
+    """Whether there may have been a run of which `notes` don't tell."""
 
     def dump(self) -> str:
         """Write as the header's JSON."""
@@ -75,11 +79,10 @@ class Journey:
 
     @classmethod
     def load(cls, text: str) -> Journey:
-        """Read the header's JSON; raises `ValueError` where it is not ours."""
-        raw = json.loads(text)
-        if not isinstance(raw, dict) or set(raw) - set(cls.__slots__):
-            message = "not a journey"
-            raise ValueError(message)
+        """Read the header's JSON; raises `ValueError` or `TypeError` where it is not ours."""
+        found = json.loads(text)
+        # By name, and only those: workers of two versions share the queues while they are being replaced.
+        raw = {name: found[name] for name in cls.__slots__ if name in found} if isinstance(found, dict) else {}
         for name in ("received", "started", "not_before"):
             if raw.get(name) is not None:
                 raw[name] = datetime.fromisoformat(raw[name])

@@ -10,6 +10,10 @@ that runs out. **Generation** counts the parked copies of a command: a copy olde
 crash between the confirmed park and the ack, and is passed over.
 
 All times in here are the store's own (`TIME`), so the workers' clocks don't matter.
+
+A store that is emptied under a running fleet costs nothing that is done twice: each worker keeps a copy of what it has
+claimed and writes it down again where it is gone; parked commands carry their notes along (`Ledger.notes`). `born` is
+when the store was first seen empty: a young ledger that doesn't know a command may have forgotten it.
 """
 
 from __future__ import annotations
@@ -19,12 +23,21 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from worker.store import Script, Store, StoreAway
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+log = structlog.get_logger("planrelay.ledger")
+
 __all__ = ["Claim", "ClaimLost", "Elsewhere", "Finished", "Key", "Ledger", "Mismatch", "Stale", "StoreAway"]
+
+BORN: Final = "planrelay:ledger:born"
+
+SUSPECT: Final = 2
+"""Lost runs after which a command may be what ends its workers. It is told apart from those that were only near it."""
 
 KEPT: Final = timedelta(days=7)
 """How long the ledger remembers a command after its last change."""
@@ -55,6 +68,10 @@ class Claim:
     steps: Mapping[str, Any] = field(default_factory=dict)
     intents: Mapping[str, timedelta] = field(default_factory=dict)
     """Requests that may have taken effect, each with its age."""
+    new: bool = False
+    """Whether the ledger knew nothing of the command."""
+    ledger_age: timedelta = timedelta.max
+    """How long the ledger has been there without a break."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +109,10 @@ _CLAIM = Script.of(
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local old = redis.call('HMGET', KEYS[1],
-  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply')
+  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply', 'begun')
 local state, lost, run = old[1], 0, tonumber(ARGV[12])
+local born = redis.call('GET', KEYS[3])
+if not born then born = now redis.call('SET', KEYS[3], now) end
 if state then
   if old[6] ~= data then return {'mismatch'} end
   if state == 'done' or state == 'dead' then return {state, old[7], old[9] or ''} end
@@ -101,21 +120,23 @@ if state then
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
     if left > 0 then return {'elsewhere', left} end
-    lost = tonumber(old[5]) + 1
+    lost = tonumber(old[5])
+    if old[11] ~= '0' then lost = lost + 1 end
   end
   run = tonumber(old[8])
 end
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'changed', now)
+  'data', data, 'run', run, 'begun', lost < tonumber(ARGV[13]) and 1 or 0, 'changed', now)
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
+  for i = 14, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
   redis.call('SADD', KEYS[2], KEYS[1])
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
-local answer = {'run', lost, run, now}
-if state then
+local answer = {'run', lost, run, now, state and 0 or 1, now - born}
+if state or #ARGV > 13 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
     local kind = string.sub(all[i], 1, 2)
@@ -134,6 +155,8 @@ for i, key in ipairs(KEYS) do
   local held = redis.call('HMGET', key, 'state', 'owner')
   if held[1] == 'running' and held[2] == ARGV[1] then
     redis.call('HSET', key, 'lease', now + tonumber(ARGV[2]))
+  elseif not held[1] then
+    gone[#gone + 1] = -i
   else
     gone[#gone + 1] = i
   end
@@ -142,16 +165,17 @@ return gone
 """
 )
 
-# A field of the run: written only by the worker that holds the claim.
+# A field of the run: written only by the worker that holds the claim. -1: the ledger knows nothing of the command.
 WRITE = Script.of(
     _NOW
     + """
 local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
+if not held[1] then return -1 end
 if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[2])
 elseif ARGV[3] == 'now' then redis.call('HSET', KEYS[1], ARGV[2], now)
 else redis.call('HSET', KEYS[1], ARGV[2], ARGV[3]) end
-return 1
+return now
 """
 )
 
@@ -161,6 +185,12 @@ FINISH = Script.of(
     + """
 local old = redis.call('HMGET', KEYS[1], 'state', 'event')
 if old[1] == 'done' or old[1] == 'dead' then return old[2] end
+if not old[1] then
+  redis.call('HSET', KEYS[1], 'data', ARGV[6], 'id', ARGV[7], 'source', ARGV[8], 'type', ARGV[9],
+    'connection', ARGV[10], 'run', ARGV[11], 'gen', 0, 'lost', 0)
+  redis.call('SADD', KEYS[2], KEYS[1])
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
+end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'event', ARGV[2],
   'attempts', ARGV[3], 'deferrals', ARGV[4], 'changed', now)
 redis.call('HDEL', KEYS[1], 'owner', 'lease', 'until')
@@ -173,6 +203,7 @@ PARK = Script.of(
     _NOW
     + """
 local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
+if not held[1] then return -1 end
 if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'gen', ARGV[3], 'attempts', ARGV[4], 'deferrals', ARGV[5],
   'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'lost', 0, 'changed', now)
@@ -224,6 +255,15 @@ def milliseconds(wait: timedelta) -> int:
     return round(wait / timedelta(milliseconds=1))
 
 
+@dataclass(slots=True)
+class _Held:
+    """What this worker has claimed, and wrote down since: enough to write it all again."""
+
+    key: Key
+    claim: list[Any]
+    fields: dict[str, str]
+
+
 class Ledger:
     """The fleet's memory of commands, as one worker (`owner`) reads and writes it. Every call may raise `StoreAway`."""
 
@@ -232,32 +272,44 @@ class Ledger:
         self.owner = owner
         self.lease = lease
         self._ttl = milliseconds(kept)
+        self._held: dict[str, _Held] = {}
 
     async def claim(
-        self, key: Key, *, generation: int, received_ms: int, reply: str, run: int
+        self,
+        key: Key,
+        *,
+        generation: int,
+        received_ms: int,
+        reply: str,
+        run: int,
+        notes: Mapping[str, str] | None = None,
     ) -> Claim | Finished | Elsewhere | Stale | Mismatch:
-        """Take the command for this worker, or say why not. `run` counts only where the ledger knows nothing."""
-        answer = await self._store.call(
-            _CLAIM,
-            [_command(key.digest), _ids(key.id)],
-            [
-                self.owner,
-                generation,
-                key.data,
-                milliseconds(self.lease),
-                self._ttl,
-                key.id,
-                key.source,
-                key.type,
-                key.connection,
-                received_ms,
-                reply,
-                run,
-            ],
-        )
+        """
+        Take the command for this worker, or say why not.
+
+        `run` and `notes` (what an earlier run had written down) count only where the ledger knows nothing.
+        """
+        claim = [
+            self.owner,
+            generation,
+            key.data,
+            milliseconds(self.lease),
+            self._ttl,
+            key.id,
+            key.source,
+            key.type,
+            key.connection,
+            received_ms,
+            reply,
+            run,
+            SUSPECT,
+        ]
+        answer = await self._claim(key, claim, notes or {})
         match answer[0]:
             case b"run":
-                return _claim(answer)
+                fields = {name.decode(): value.decode() for name, value in zip(answer[6::2], answer[7::2], strict=True)}
+                self._held[key.digest] = _Held(key, claim, fields)
+                return _claim(answer, fields)
             case b"done" | b"dead":
                 return Finished(event=answer[1], dead=answer[0] == b"dead", told=answer[2] == b"1")
             case b"elsewhere":
@@ -267,12 +319,47 @@ class Ledger:
             case _:
                 return Mismatch()
 
+    async def _claim(self, key: Key, claim: list[Any], notes: Mapping[str, str]) -> list[Any]:
+        written = [part for pair in notes.items() for part in pair]
+        answer: list[Any] = await self._store.call(_CLAIM, [_command(key.digest), _ids(key.id), BORN], claim + written)
+        return answer
+
     async def renew(self, digests: Sequence[str]) -> list[str]:
         """Lengthen the leases of these commands; gives those that are no longer this worker's."""
         if not digests:
             return []
-        gone = await self._store.call(_RENEW, [_command(d) for d in digests], [self.owner, milliseconds(self.lease)])
-        return [digests[i - 1] for i in gone]
+        answer = await self._store.call(_RENEW, [_command(d) for d in digests], [self.owner, milliseconds(self.lease)])
+        gone = [digests[i - 1] for i in answer if i > 0]
+        for digest in (digests[-i - 1] for i in answer if i < 0):
+            try:
+                await self._restore(digest)
+            except ClaimLost:
+                gone.append(digest)
+        return gone
+
+    async def _restore(self, digest: str) -> None:
+        """The store was emptied: write down again what is claimed here; raises `ClaimLost` if another was faster."""
+        held = self._held.get(digest)
+        if held is None:
+            raise ClaimLost(digest)
+        answer = await self._claim(held.key, held.claim, held.fields)
+        if answer[0] != b"run":
+            raise ClaimLost(digest)
+        log.warning("ledger.restored", command_id=held.key.id)
+
+    def notes(self, digest: str) -> Mapping[str, str]:
+        """Give what was written down of a command that is claimed here: a parked copy carries it along."""
+        held = self._held.get(digest)
+        return {} if held is None else held.fields
+
+    def forget(self, digest: str) -> None:
+        """The command's run has ended here."""
+        self._held.pop(digest, None)
+
+    async def begin(self, digest: str) -> None:
+        """Say that a suspect's run begins now: only then it counts as lost with its worker."""
+        if not await self._insist(WRITE, digest, [self.owner, "begun", "1"]):
+            raise ClaimLost(digest)
 
     async def write_step(self, digest: str, name: str, value: Any) -> None:
         """Keep what a step gave; a redelivery gets it instead of doing the step again."""
@@ -296,13 +383,31 @@ class Ledger:
         return None if made is None else made.decode()
 
     async def _write(self, digest: str, field_name: str, value: str) -> None:
-        if not await self._store.call(WRITE, [_command(digest)], [self.owner, field_name, value]):
+        at = await self._insist(WRITE, digest, [self.owner, field_name, value])
+        if not at:
             raise ClaimLost(digest)
+        if (held := self._held.get(digest)) is None:
+            return
+        if value:
+            held.fields[field_name] = str(at) if value == "now" else value
+        else:
+            held.fields.pop(field_name, None)
 
-    async def finish(self, digest: str, *, dead: bool, event: bytes, attempts: int, deferrals: int) -> bytes:
+    async def _insist(self, script: Script, digest: str, args: list[Any]) -> int:
+        """Call a script on a command that is claimed here; where the ledger forgot it, it is told again first."""
+        answer = int(await self._store.call(script, [_command(digest)], args))
+        if answer < 0:
+            await self._restore(digest)
+            answer = int(await self._store.call(script, [_command(digest)], args))
+        return max(answer, 0)
+
+    async def finish(self, key: Key, *, dead: bool, event: bytes, attempts: int, deferrals: int, run: int) -> bytes:
         """Keep the outcome and its event; gives the event that stands (the first one told)."""
+        about = [key.data, key.id, key.source, key.type, key.connection, run]
         stands: bytes = await self._store.call(
-            FINISH, [_command(digest)], ["dead" if dead else "done", event, attempts, deferrals, self._ttl]
+            FINISH,
+            [_command(key.digest), _ids(key.id)],
+            ["dead" if dead else "done", event, attempts, deferrals, self._ttl, *about],
         )
         return stands
 
@@ -325,7 +430,10 @@ class Ledger:
         """Say that a newer copy waits in the broker; False where another worker has taken over meanwhile."""
         state = "queued" if queued else "parked"
         args = [self.owner, state, generation, attempts, deferrals, until_ms, reason, error, self._ttl]
-        return bool(await self._store.call(PARK, [_command(digest)], args))
+        try:
+            return bool(await self._insist(PARK, digest, args))
+        except ClaimLost:
+            return False
 
     async def replay(self, digest: str, data: str) -> int | Mismatch | None:
         """
@@ -376,14 +484,16 @@ def _ids(command_id: str) -> str:
     return f"planrelay:id:{command_id}"
 
 
-def _claim(answer: list[Any]) -> Claim:
-    _, lost, run, now, *pairs = answer
+def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
+    _, lost, run, now, new, age, *_ = answer
     steps: dict[str, Any] = {}
     intents: dict[str, timedelta] = {}
-    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
-        kind, _, what = name.decode().partition(":")
+    for name, value in fields.items():
+        kind, _, what = name.partition(":")
         if kind == "s":
             steps[what] = json.loads(value)
         else:
-            intents[what] = timedelta(milliseconds=now - int(value))
-    return Claim(lost=lost, run=run, steps=steps, intents=intents)
+            intents[what] = timedelta(milliseconds=max(now - int(value), 0))
+    return Claim(
+        lost=lost, run=run, steps=steps, intents=intents, new=bool(new), ledger_age=timedelta(milliseconds=age)
+    )

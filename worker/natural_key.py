@@ -88,6 +88,8 @@ async def make_once(
 
 async def _make_new(run: Run, key: Row, fitting: Fitting, send: Send) -> Once:
     async def before() -> list[str]:
+        if run.unsure:  # what is there may be what an earlier run has made, of which nobody remembers
+            return []
         return [str(row["id"]) for row in await fitting(surely=False)]
 
     async def find() -> list[Row]:

@@ -98,6 +98,9 @@ class Run:
     claim: Claim | None
     """None: the state store is away and the run is unclaimed."""
     last_error: str = ""
+    unsure: bool = False
+    """Whether there may have been an earlier run that nobody remembers: every request that makes something is looked up
+    before it is sent."""
     log: Any = None
     progressed: tuple[int, int | None] | None = None
 
@@ -170,7 +173,9 @@ class Run:
         step = f"once:{name}"
         if step in self._steps:
             return Once(**self._steps[step])
-        resumed = name in self._intents
+        if self.unsure and name not in self._intents and find is not None:
+            await self._doubt(name)
+        resumed = name in self._intents or self.unsure
         if resumed:
             found = await self._resolve(name, find, own=makes and not adopt)
             if found is not None:
@@ -188,6 +193,12 @@ class Run:
         self.unresolved.add(name)
         value = await self._send(name, send, find, own=makes)
         return await self._keep(step, Once(value, "created"), makes=makes)
+
+    async def _doubt(self, name: str) -> None:
+        """Wait, as after a request that was cut off: an earlier run may have sent this one a moment ago."""
+        await self._write(self.host.ledger.write_intent(self.digest, name))
+        self._intents[name] = timedelta(0)
+        raise Postpone(self.resolve_after, "unresolved")
 
     async def _send(
         self, name: str, send: Callable[[], Awaitable[Any]], find: Callable[[], Awaitable[Any]] | None, *, own: bool

@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -36,12 +37,13 @@ from worker.errors import (
     WorkerLost,
 )
 from worker.events import Outgoing, PublishFailed
-from worker.ledger import Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mismatch, Stale, StoreAway
+from worker.ledger import SUSPECT, Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mismatch, Stale, StoreAway
 from worker.message import Command, Unreadable, read
 from worker.outcome import Defer, Discard, Retry, RetryPolicy, decide
 from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
 from worker.run import STORE_PATIENCE, Postpone, Run
 from worker.topology import BATCH, COMMANDS, EVENTS
+from worker.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from random import Random
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from worker.gateway import Gateway
     from worker.plans import Plans
     from worker.telemetry import Metrics, Redactor
-    from worker.turnstile import Turnstile
 
 log = structlog.get_logger("planrelay.command")
 
@@ -63,6 +64,12 @@ LOST_RUNS: Final = 4
 SHORT_WAIT: Final = timedelta(seconds=1.5)
 """A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
 
+
+YOUNG_LEDGER: Final = timedelta(hours=1)
+"""How long after its ledger was emptied a redelivered command may have had a run of which it doesn't know."""
+
+NOTES_LIMIT: Final = 16 * 1024
+"""Characters of steps and intents that a parked copy carries; long work has more, and looks at the vendor instead."""
 
 GIVING_BACK: Final = timedelta(seconds=8)
 """How long a draining worker tries to put unfinished commands back confirmed, before it leaves that to the broker."""
@@ -166,6 +173,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.jobs: dict[str, _Job] = {}
+        self.suspects = Turnstile(1)
         self._draining = asyncio.Event()
         self._side: set[asyncio.Task[Any]] = set()
 
@@ -319,6 +327,7 @@ class Engine:
             raise
         finally:
             del self.jobs[command.key]
+            self.ledger.forget(command.key)
             job.settled.set_result(None)
 
     async def _perform(self, job: _Job) -> tuple[Ending, Any]:
@@ -334,13 +343,30 @@ class Engine:
                 return await self._discard(job, too_old, attempt=journey.attempt, started=journey.started)
             if claim is not None and claim.lost >= LOST_RUNS:
                 return await self._discard(job, WorkerLost(), attempt=journey.attempt, started=journey.started)
-            async with self.turnstile.turn(ticket.connection.name):
+            async with self._alone(job, claim), self.turnstile.turn(ticket.connection.name):
                 return await self._run(job, claim)
         except Postpone as postponed:
             return await self._postpone(job, postponed)
         except ClaimLost:
             log.warning("command.claim_lost")
             return Ending.PASSED_OVER, None
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, job: _Job, claim: Claim | None) -> AsyncIterator[None]:
+        """
+        Let a command that was lost with its workers run when no other such command does.
+
+        The one that ends its worker so ends it alone; those that only ran beside it get through, and are not counted
+        as lost again while they wait.
+        """
+        if claim is None or claim.lost < SUSPECT:
+            yield
+            return
+        async with self.suspects.turn(job.ticket.connection.name):
+            with contextlib.suppress(StoreAway):
+                await self.ledger.begin(job.ticket.command.key)
+            log.warning("command.suspect", lost=claim.lost)
+            yield
 
     async def _until_due(self, ticket: Ticket) -> None:
         """Wait for the carried instant: never early. What is further off goes back to the broker."""
@@ -371,6 +397,7 @@ class Engine:
                 received_ms=round(journey.received.timestamp() * 1000),
                 reply=_reply(ticket.delivery),
                 run=journey.run,
+                notes=journey.notes,
             )
         except StoreAway as away:
             log.warning("ledger.away", reason=str(away))
@@ -431,6 +458,7 @@ class Engine:
             digest=ticket.command.key,
             claim=claim,
             last_error=journey.error,
+            unsure=claim is not None and self._forgotten(ticket.delivery, claim),
             log=log,
         )
         job.run, job.gateway = run, gateway
@@ -457,6 +485,12 @@ class Engine:
         if isinstance(error, Crowded):
             raise Postpone(error.after or timedelta(seconds=1), "crowded")
         return await self._settle(job, error, attempt)
+
+    def _forgotten(self, delivery: Delivery, claim: Claim) -> bool:
+        """Whether there may have been a run of which an emptied ledger no longer knows."""
+        # On Valkey the queues are in the same store: who empties it takes the commands too.
+        again = delivery.journey.unsure or (delivery.redelivered and delivery.journey.notes is None)
+        return self.amqp and again and claim.new and claim.ledger_age < YOUNG_LEDGER
 
     async def _body(self, job: _Job, run: Run) -> Any:
         """Await the slice's coroutine under the deadline; gives its result, or its error as a value."""
@@ -547,10 +581,17 @@ class Engine:
         journey = ticket.delivery.journey
         until = self.now() + wait
         said = getattr(error, "message", "") or journey.error
+        notes: Mapping[str, str] | None = journey.notes
+        unsure = journey.unsure or ticket.delivery.redelivered or reason == "running_elsewhere"
+        if job.claimed:
+            notes = self.ledger.notes(ticket.command.key)
+            unsure = sum(len(name) + len(value) for name, value in notes.items()) > NOTES_LIMIT
         copy = ticket.delivery.moved(
             not_before=until if wait > timedelta(0) else None,
             generation=journey.generation + (1 if own else 0),
             error=said[:500],
+            notes=None if unsure else notes or None,
+            unsure=unsure,
             **(changes or {}),
         )
         await self._insist(lambda: self.parking.park(copy, wait, ticket.command))
@@ -599,20 +640,29 @@ class Engine:
         if not job.claimed:
             return event
         body = event.body
-        digest, deferrals = job.ticket.command.key, job.ticket.delivery.journey.deferrals
+        journey = job.ticket.delivery.journey
+        keep = functools.partial(
+            self.ledger.finish,
+            job.ticket.key,
+            dead=dead,
+            event=body,
+            attempts=attempt,
+            deferrals=journey.deferrals,
+            run=journey.run,
+        )
         try:
-            stands = await self.ledger.finish(digest, dead=dead, event=body, attempts=attempt, deferrals=deferrals)
+            stands = await keep()
         except StoreAway:
-            self._later(self._finish_later(digest, dead=dead, event=body, attempts=attempt, deferrals=deferrals))
+            self._later(self._finish_later(keep))
             return event
         return event if stands == body else _loaded(stands)
 
-    async def _finish_later(self, digest: str, *, dead: bool, event: bytes, attempts: int, deferrals: int) -> None:
+    async def _finish_later(self, keep: Callable[[], Awaitable[bytes]]) -> None:
         """The store went away at the end of a run: keep the outcome once it is back, for repeated commands."""
         for wait in (1, 2, 4, 8, 15, 30, 60, 120):
             await asyncio.sleep(wait)
             with contextlib.suppress(StoreAway):
-                await self.ledger.finish(digest, dead=dead, event=event, attempts=attempts, deferrals=deferrals)
+                await keep()
                 return
 
     def _tally(self, ticket: Ticket, attempt: int) -> Tally:
@@ -724,6 +774,7 @@ class Engine:
         """Let what runs finish; what is not done by then goes back to the broker, whole and unharmed."""
         self._draining.set()
         self.turnstile.close()
+        self.suspects.close()
         await self._settled(patience)
         for job in list(self.jobs.values()):
             job.stop("drained")
