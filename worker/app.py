@@ -27,7 +27,7 @@ from celery.signals import setup_logging, worker_process_init
 from celery.worker import state as worker_state
 
 from config.settings import Settings, load_settings
-from worker import embedded, topology, valkey
+from worker import embedded, topology, tracing, valkey
 from worker.artifacts import Artifacts
 from worker.backoff import Backoff
 from worker.bridge import await_, process_loop
@@ -118,7 +118,7 @@ class Relay(Celery):
         if not self.settings.worker.results:
             return None
         if ending is Ending.DISCARDED:
-            raise CommandFailed(str(value))
+            raise CommandFailed(value.message)  # not its own text: from that no secret was taken
         if ending in {Ending.DONE, Ending.REPEATED}:
             return value
         raise Ignore
@@ -181,6 +181,7 @@ class Host:
             observer=self.metrics,
             clock=utc_now,
             rng=SystemRandom(),
+            learn=app.redactor.learn,
         )
         self.queue_store = None if amqp else Store(connect(queue_store_url(settings)))
         self.parking = Ladder(self.publisher) if self.queue_store is None else Shelf(self.queue_store)
@@ -217,6 +218,7 @@ class Host:
         """Open everything; returns once the broker has the whole topology."""
         self.loop = loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._traces = tracing.start()
         self.publisher.start(loop)
         await self.wire.start()
         self._rhythm = [loop.create_task(self.engine.keep_claims()), *self.parking.rhythm(loop)]
@@ -231,6 +233,7 @@ class Host:
         await self.endpoints.stop()
         await self.wire.close()
         await asyncio.to_thread(self.publisher.stop)
+        await asyncio.to_thread(tracing.stop, self._traces)
         await self.store.close()
         if self.queue_store is not None:
             await self.queue_store.close()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack
 
+from worker import tracing
 from worker.backoff import vendor_wait
 from worker.errors import (
     Busy,
@@ -275,7 +276,9 @@ class Gateway:
 
         self.tally.http_requests += 1
         try:
-            yield count
+            with tracing.request(request.endpoint, system=self._system.name, connection=self.connection.name) as traced:
+                yield count
+                traced.say({"http.response.status_code": status}, failed=_refused(status))
         except NotSent:
             self.tally.http_requests -= 1
             raise
@@ -322,6 +325,11 @@ class _Refused(RelayError):
     def __init__(self, unauthorized: Unauthorized) -> None:
         super().__init__(unauthorized.message)
         self.unauthorized = unauthorized
+
+
+def _refused(status: int | None) -> str | None:
+    """Say why a request counts as failed in a trace: any answer from 400 up."""
+    return None if status is None or status < 400 else f"answered {status}"
 
 
 def _points(headers: Headers) -> float | None:

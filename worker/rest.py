@@ -230,15 +230,19 @@ def raise_for_status(response: Response, endpoint: Endpoint) -> Response:
     raise kind(what, status=status, response=text)
 
 
+_SAID_KEPT: Final = 4_000
+"""Characters of a vendor's sentence that an error keeps: cut to what is told only once its secrets are out."""
+
+
 def vendor_message(text: str) -> str:
     """Find the sentence in an error body: JSON `message`, `detail`, `error_description` or `error`, else the text."""
     try:
         body = jsonlib.loads(text)
     except ValueError:
-        return " ".join(text.split())[:500]
+        return " ".join(text.split())[:_SAID_KEPT]
     if isinstance(body, dict):
         for key in ("message", "detail", "error_description", "error"):
             value = body.get(key)
             if isinstance(value, str) and value:
-                return value[:500]
+                return value[:_SAID_KEPT]
     return ""

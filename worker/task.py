@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
-from worker import result_event
+from worker import result_event, tracing
 from worker.delivery import RESERVED, Delivery
 from worker.errors import (
     BadCommand,
@@ -276,6 +276,7 @@ class Engine:
         if isinstance(error, Unreadable):
             command = error
         digest = None if command is None else command.key
+        error.message = self.redactor.message(error.message)
         log.warning(
             "command.refused",
             command_id=getattr(command, "id", None),
@@ -320,8 +321,13 @@ class Engine:
             await asyncio.shield(other.settled)  # a second delivery joins the run; the ledger then has its end
         job = _Job(ticket, asyncio.get_running_loop().create_future())
         self.jobs[command.key] = job
+        attempt, broker = ticket.delivery.journey.attempt, "rabbitmq" if self.amqp else "valkey"
         try:
-            return await self._perform(job)
+            with tracing.run(command, attempt=attempt, broker=broker) as traced:
+                ending, value = end = await self._perform(job)
+                failed = value.kind if isinstance(value, RelayError) else None
+                traced.say({"planrelay.outcome": ending.value}, failed=failed)
+                return end
         except asyncio.CancelledError:
             self._on_cancelled(job)
             raise
@@ -531,7 +537,7 @@ class Engine:
         fate = decide(error, attempt=attempt, deferral_run=streak, policy=self.policy, rng=self.rng)
         unresolved = job.run is not None and bool(job.run.unresolved)
         if isinstance(error, RelayError):
-            error.message = self.redactor.text(error.message)
+            error.message = self.redactor.message(error.message)
         elif not isinstance(error, ExceptionGroup):
             log.error("command.bug", exc_info=error)
         match fate:
@@ -615,7 +621,7 @@ class Engine:
         self, job: _Job, error: RelayError, *, attempt: int, started: datetime | None, salt: str = ""
     ) -> tuple[Ending, Any]:
         """End a command as failed: ledger, event, dead letter, each before the next."""
-        error.message = self.redactor.text(error.message)
+        error.message = self.redactor.message(error.message)
         ticket = _moved(job.ticket, started=started)
         job.ticket = ticket
         event = result_event.failed(
@@ -686,6 +692,10 @@ class Engine:
 
     async def _tell(self, event: ResultEvent, delivery: Delivery, *, subject: str) -> None:
         """Publish a result event, to everybody and to whoever waits for the answer."""
+        with tracing.telling(event.type):
+            await self._tell_all(event, delivery, subject=subject)
+
+    async def _tell_all(self, event: ResultEvent, delivery: Delivery, *, subject: str) -> None:
         everybody = self._certainly(_event(event, self.publisher.user, subject))
         if delivery.reply_to is None or delivery.reply_to.startswith(RESERVED):
             await everybody

@@ -3,7 +3,8 @@ What a worker tells about itself: structured logs without secrets, metrics, and 
 
 Logs: one JSON object a line on standard error (a console renderer on a terminal), with Celery's, kombu's and aiohttp's
 own records through the same pipe. Redaction is by key (`authorization`, `token`, …) and by value: wherever the text of
-a configured secret turns up, in whatever field or traceback, it is replaced.
+a configured secret, or of a token that a sign-in gave, turns up, in whatever field or traceback, as it is or encoded,
+it is replaced. Tracebacks hold no local variables: those are full of secrets and of other people's data.
 
 Metrics: contract §7, in a registry of their own. `Endpoints` serves `/metrics`, `/healthz` and `/readyz` from the loop
 itself, so that a loop that stands still answers nothing.
@@ -17,8 +18,10 @@ import json
 import logging
 import re
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
+from html.entities import codepoint2name
 from typing import Any, Final
 
 import structlog
@@ -35,12 +38,36 @@ _SHORTEST_SECRET: Final = 4
 """Values shorter than this are not searched for: they would blank out innocent text."""
 
 
+_TOKENS_KNOWN: Final = 200
+"""Tokens that are remembered to be masked; the oldest is forgotten first, and has long ended by then."""
+
+_MESSAGE_KEPT: Final = 2_000
+"""Characters of an error's message that are told: cut only once the secrets are out, so that no half of one stays."""
+
+
 class Redactor:
-    """Takes secrets out of anything that can be logged."""
+    """Takes secrets out of anything that can be logged or told."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = sorted({s for s in secrets if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
+        self._configured = frozenset(secrets)
+        self._learned: deque[str] = deque(maxlen=_TOKENS_KNOWN)
+        self._pattern: re.Pattern[str] | None = None
+        self._compile()
+
+    def learn(self, secret: str) -> None:
+        """Mask this one too from now on: what a sign-in gave, which no setting names."""
+        if secret not in self._configured and secret not in self._learned:
+            self._learned.append(secret)
+            self._compile()
+
+    def _compile(self) -> None:
+        known = {secret for secret in (*self._configured, *self._learned) if len(secret) >= _SHORTEST_SECRET}
+        written = map(_written, sorted(known, key=len, reverse=True))
+        self._pattern = re.compile("|".join(written)) if known else None
+
+    def message(self, text: str) -> str:
+        """Give an error's message with every known secret masked, and then cut to what is told."""
+        return self.text(text)[:_MESSAGE_KEPT]
 
     def text(self, text: str) -> str:
         """Give the text with every known secret masked."""
@@ -64,6 +91,31 @@ class Redactor:
         return {key: MASK if _SECRET_KEYS.search(key) and value else self.value(value) for key, value in event.items()}
 
 
+def _written(secret: str) -> str:
+    """Give a pattern of how a text may stand in an answer that repeats it: as it is, or escaped, or escaped again."""
+    return "".join(map(_letter, secret))
+
+
+def _letter(letter: str) -> str:
+    if letter.isascii() and letter.isalnum():
+        return letter  # which nobody writes otherwise
+    number = ord(letter)
+    name = codepoint2name.get(number, f"#{number}")
+    ways = (
+        re.escape(letter),
+        "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode()),  # URLs and forms
+        *(r"\\*".join(f"u{unit:04x}" for unit in _utf16(letter)), f"x{number:02x}"),  # JSON, Python
+        f"&(?:amp;)*(?:#{number}|#x{number:x}|{name});",  # HTML
+        *([r"\+"] if letter == " " else []),
+    )
+    return rf"\\*(?i:{'|'.join(ways)})"
+
+
+def _utf16(letter: str) -> Iterator[int]:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return (int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2))
+
+
 def configure_logging(redactor: Redactor, *, level: int = logging.INFO, terminal: bool | None = None) -> None:
     """Send every log record of the process, ours and the libraries', through one redacting pipe to standard error."""
     pretty = sys.stderr.isatty() if terminal is None else terminal
@@ -74,9 +126,14 @@ def configure_logging(redactor: Redactor, *, level: int = logging.INFO, terminal
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.PositionalArgumentsFormatter(),
     ]
-    errors: Any = structlog.dev.set_exc_info if pretty else structlog.processors.dict_tracebacks
+    # Turned into text or a structure ahead of the redactor: what a renderer made of it later would be shown as it is.
+    errors: Any = (
+        structlog.processors.format_exc_info
+        if pretty
+        else structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    )
     renderer: Any = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if pretty
         else structlog.processors.JSONRenderer(serializer=lambda obj, **_: json.dumps(obj, default=str))
     )

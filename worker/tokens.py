@@ -56,7 +56,9 @@ class Tokens:
         now: Callable[[], datetime],
         rng: Random,
         clock: Callable[[], float] = time.monotonic,
+        learn: Callable[[str], None] = lambda _token: None,
     ) -> None:
+        self._learn = learn
         self._flow = flow
         self._name = name
         self._now = now
@@ -149,6 +151,7 @@ class Tokens:
             ) from error
         except TransportError as error:
             raise NotSent(f"No token: {error.message}") from error
+        self._learn(token.authorization.rpartition(" ")[2])
         self._token, self._refusal = token, None
         self._ends = self._due = float("inf")
         if token.lifetime is not None:

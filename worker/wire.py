@@ -49,8 +49,14 @@ class Wire:
         observer: Observer,
         clock: Callable[[], datetime],
         rng: Random,
+        learn: Callable[[str], None] = lambda _token: None,
     ) -> None:
-        """Make it; nothing is opened before the first request. `clock` gives the present instant, aware."""
+        """
+        Make it; nothing is opened before the first request. `clock` gives the present instant, aware.
+
+        `learn` is told every token that a sign-in gives, so that it can be kept out of what is shown.
+        """
+        self._learn = learn
         self.systems = systems
         self.observer = observer
         self.clock = clock
@@ -75,7 +81,9 @@ class Wire:
                 flow = self.systems[connection.system].auth(connection)
             except ValueError as error:  # it names the settings that are missing
                 raise Unauthorized(f"The connection {connection.name} can't sign in: {error}") from error
-            tokens = self._tokens[connection.name] = Tokens(flow, name=connection.name, now=self.clock, rng=self.rng)
+            tokens = self._tokens[connection.name] = Tokens(
+                flow, name=connection.name, now=self.clock, rng=self.rng, learn=self._learn
+            )
         return tokens
 
     async def start(self) -> None:

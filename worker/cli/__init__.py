@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from config.settings import Settings
     from worker.app import Slices
+    from worker.telemetry import Redactor
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -77,11 +78,16 @@ class Setup:
             raise click.UsageError(f"worker.include names a slice that can't be loaded: {error}.") from error
 
     @cached_property
-    def redact(self) -> Callable[[Any], Any]:
-        """Masks every configured secret in the texts of a JSON value."""
+    def redactor(self) -> Redactor:
+        """Knows every configured secret, and can be told others."""
         from worker.telemetry import Redactor
 
-        redactor = Redactor(self.settings.secrets())
+        return Redactor(self.settings.secrets())
+
+    @cached_property
+    def redact(self) -> Callable[[Any], Any]:
+        """Masks every configured secret in the texts of a JSON value."""
+        redactor = self.redactor
 
         def redact(value: Any) -> Any:
             if isinstance(value, str):

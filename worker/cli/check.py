@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -82,7 +82,7 @@ def _findings(setup: Setup, *, connect: bool) -> Iterator[Finding]:
         said = f"{schedule.cron} {schedule.timezone}, {schedule.type}"
         yield Finding(f"schedule {schedule.name}", said, schedule_problem(schedule, slices))
     if connect:
-        yield from _answering(settings, slices)
+        yield from _answering(settings, slices, setup.redactor.learn)
 
 
 def _described(connection: Connection) -> str:
@@ -131,7 +131,7 @@ def schedule_problem(schedule: Schedule, slices: Slices) -> str | None:
     return None
 
 
-def _answering(settings: Settings, slices: Slices) -> Iterator[Finding]:
+def _answering(settings: Settings, slices: Slices, learn: Callable[[str], None]) -> Iterator[Finding]:
     from worker.embedded import EmbeddedError
 
     try:
@@ -143,7 +143,7 @@ def _answering(settings: Settings, slices: Slices) -> Iterator[Finding]:
     yield state
     if state.problem is not None:
         return  # without it no gate can be asked, and no vendor may be called
-    yield from asyncio.run(_check_vendors(settings, slices))
+    yield from asyncio.run(_check_vendors(settings, slices, learn))
 
 
 def _check_broker(settings: Settings, slices: Slices) -> Iterator[Finding]:
@@ -190,7 +190,7 @@ async def _check_state(settings: Settings) -> Finding:
     return Finding("state store", f"{where} answers")
 
 
-async def _check_vendors(settings: Settings, slices: Slices) -> list[Finding]:
+async def _check_vendors(settings: Settings, slices: Slices, learn: Callable[[str], None]) -> list[Finding]:
     """Try each connection's credentials with its system's cheapest read, all side by side."""
     from random import SystemRandom
 
@@ -209,6 +209,7 @@ async def _check_vendors(settings: Settings, slices: Slices) -> list[Finding]:
         observer=Metrics(),
         clock=utc_now,
         rng=SystemRandom(),
+        learn=learn,
     )
     await wire.start()
     try:
