@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from worker.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pytest
@@ -48,9 +49,10 @@ class CommandLine:
         printed = self._capsys.readouterr()
         return Said(status, printed.out, printed.err)
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command as a process of its own."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a command as a process of its own, which does not outlive the block."""
+        with subprocess.Popen(
             [sys.executable, "-m", "worker.cli", *arguments],
             env=self.environment(),
             cwd=self._config.parent,
@@ -58,8 +60,11 @@ class CommandLine:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
-            **options,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def environment(self) -> Mapping[str, str]:
         """Give what a process of its own must know."""

@@ -77,15 +77,17 @@ def _turn(
     async def run() -> dict[str, Any]:
         from worker.app import state_url
         from worker.cli.look import gate_values
-        from worker.store import connect
+        from worker.store import Store, connect
         from worker.throttle import Throttle
 
-        throttle = Throttle(connect(state_url(settings)), worker_id="cli", ceiling=settings.retry.backoff_ceiling)
+        store = Store(connect(state_url(settings)))
+        throttle = Throttle(store.redis, worker_id="cli", ceiling=settings.retry.backoff_ceiling)
         try:
             await turn(throttle, limit_key)
             (view,) = await throttle.look([limit_key])
         finally:
             await throttle.close()
+            await store.close()
         return {"connections": sharing, **gate_values(view)}
 
     gate = asyncio.run(run())

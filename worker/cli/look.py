@@ -102,15 +102,13 @@ def _workers(setup: Setup) -> dict[str, Any]:
             {
                 "worker": name,
                 "pid": stats.get("pid"),
-                "running": pool.get("running"),
-                "waiting": pool.get("waiting"),
-                "concurrency": pool.get("max-concurrency"),
+                "commands": pool.get("running"),  # those that await their turn or a permit included
                 "loop_lag_s": pool.get("loop-lag"),
                 "draining": pool.get("draining"),
                 "uptime_s": stats.get("uptime"),
             }
         )
-    return {"workers": workers, "in_flight": sum(each["running"] or 0 for each in workers)}
+    return {"workers": workers, "in_flight": sum(each["commands"] or 0 for each in workers)}
 
 
 async def _state(settings: Settings) -> dict[str, Any]:
@@ -193,13 +191,11 @@ def _print_queues(queues: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:
-    columns = ("worker", "running", "waiting", "of", "lag", "up", "")
+    columns = ("worker", "commands", "lag", "up", "")
     rows = [
         (
             each["worker"],
-            each["running"],
-            each["waiting"],
-            each["concurrency"],
+            each["commands"],
             span(_seconds(each["loop_lag_s"])),
             span(_seconds(each["uptime_s"])),
             "draining" if each["draining"] else "",

@@ -55,7 +55,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str |
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> None:
     """Print named values, one a line; those that are not known are left out."""
-    known = [(name, clean(value)) for name, value in pairs if value not in {None, ""}]
+    known = [(name, clean(value)) for name, value in pairs if value is not None and value != ""]
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
         click.echo(f"{name.ljust(width)}  {value}")
