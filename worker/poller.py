@@ -56,6 +56,9 @@ class LoopPoller:
         finally:
             self._polling = False
         self._turn_due = monotonic() + TURN_EVERY
+        lost, pool.connection_lost = pool.connection_lost, None
+        if lost is not None:
+            raise lost
         return () if pool.loop.is_closed() else self._inner.poll(0)
 
     def close(self) -> None:

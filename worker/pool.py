@@ -136,6 +136,8 @@ class LoopPool(BasePool):
         self._threaded = bool(self.options.get("threads", True))
         self._spinner = threading.Thread(target=self._spin, name="planrelay-loop", daemon=True)
         self._thread = threading.get_ident()
+        self.connection_lost: Exception | None = None
+        """What told one of Celery's callbacks that the broker's connection is broken; for the hub to hear."""
         self._hub: Any = None
         self._hub_lost = False
         self._pids = itertools.count(1)
@@ -179,6 +181,7 @@ class LoopPool(BasePool):
     def register_with_event_loop(self, hub: Any) -> None:
         """Wrap the hub's poller: at each (re)start of the consumer, since a lost connection makes a fresh one."""
         self._hub = hub
+        self.connection_lost = None
         _share_stacks(self.app.tasks.values())
         if not isinstance(hub.poller, LoopPoller):
             hub.poller = LoopPoller(self, hub)
@@ -453,8 +456,11 @@ class LoopPool(BasePool):
             fun(*args)
         except MemoryError:
             raise
-        except Exception:
-            log.exception("pool.callback_failed", callback=repr(fun))
+        except Exception as error:
+            if self._hub is None or not isinstance(error, self._hub.propagate_errors):
+                log.exception("pool.callback_failed", callback=repr(fun))
+            else:
+                self.connection_lost = error
 
     def _beat(self, due: float) -> None:
         now = self.loop.time()

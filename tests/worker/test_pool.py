@@ -278,6 +278,21 @@ def test_a_callback_that_fails_stops_nothing(bench: Bench) -> None:
     assert not bench.pool.busy
 
 
+def test_a_callback_that_meets_a_broken_connection_tells_the_hub(bench: Bench) -> None:
+    """A connection error in Celery's callback comes out of the hub's poll, and so makes the consumer reconnect."""
+    bench.hub.propagate_errors = (ConnectionError,)
+    bench.hub._loop = None  # noqa: SLF001  a generator takes them up when it begins
+
+    def fail(_: Any) -> None:
+        raise BrokenPipeError("gone")
+
+    bench.pool.apply_async(waits(0), (), {}, **(Told().options() | {"callback": fail}))
+    with pytest.raises(BrokenPipeError):
+        bench.until(lambda: False)
+    other = bench.apply(waits(0))
+    bench.until(lambda: len(other.heard) == 2)
+
+
 def test_waiting_jobs_begin_in_order_as_slots_get_free() -> None:
     """With one slot, three jobs run one after the other; `flush` forgets those that have not begun."""
     bench = Bench(limit=1)
