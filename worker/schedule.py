@@ -17,7 +17,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import structlog
@@ -32,6 +32,7 @@ from worker.events import Outgoing, Publisher, PublishFailed
 from worker.ledger import Ledger
 from worker.message import CLOUDEVENT
 from worker.store import Store, StoreAway, connect
+from worker.task import utc_now
 from worker.topology import COMMANDS, work_queue
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("planrelay.schedule")
 
 PREFIX: Final = "planrelay:beat:"
-PUBLISH_PATIENCE: Final = 15.0
-"""Seconds for the broker's confirm: less than the lock's thirty."""
+PUBLISH_PATIENCE: Final = timedelta(seconds=15)
+"""For the broker's confirm: less than the lock's thirty seconds."""
 
 SHORTEST_SLEEP: Final = 0.01
 
@@ -154,7 +155,8 @@ class Entry:
 class Desk:
     """What a leading beat works with: the way to the broker, and what it asks the ledger."""
 
-    def __init__(self, settings: Settings, systems: Iterable[str]) -> None:
+    def __init__(self, settings: Settings, systems: Iterable[str], *, patience: timedelta = PUBLISH_PATIENCE) -> None:
+        self._patience = patience.total_seconds()
         self._loop = process_loop()
         self._url = broker_url(settings)
         self._options = transport_options(amqp=is_amqp_url(self._url))
@@ -166,12 +168,12 @@ class Desk:
 
     def publish(self, schedule: Schedule, id: str, at: datetime) -> None:
         """Publish a schedule's command, confirmed; raises `PublishFailed` or `TimeoutError`."""
-        if not self._publisher.ready.wait(PUBLISH_PATIENCE):
+        if not self._publisher.ready.wait(self._patience):
             raise TimeoutError(self._publisher.last_error or "the broker does not answer")
         out = message(schedule, id, at, self._publisher.user)
 
         async def publish() -> None:
-            async with asyncio.timeout(PUBLISH_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._publisher.publish(out)
 
         self._loop.wait_for(publish())
@@ -208,9 +210,18 @@ class Scheduler(RedBeatScheduler):
     lock_key: str | None
     _maybe_due_kwargs: ClassVar[Mapping[str, Any]] = {}  # RedBeat's would connect to the broker, for ever if need be
 
-    def __init__(self, app: Relay, **options: Any) -> None:
+    def __init__(
+        self,
+        app: Relay,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        patience: timedelta = PUBLISH_PATIENCE,
+        **options: Any,
+    ) -> None:
         self._entries: dict[str, Entry] = {}
         self._desk: Desk | None = None
+        self._clock = clock
+        self._patience = patience
         self._standing_by = False
         super().__init__(app, **options)
         # RedBeat's own waiting for the lock would keep a second beat from answering pings: see `tick`.
@@ -263,7 +274,7 @@ class Scheduler(RedBeatScheduler):
         return float(self.max_interval)
 
     def _run_due(self, schedule: Schedule) -> float:
-        now = datetime.now(UTC)
+        now = self._clock()
         memories = Memories(get_redis(self.app))
         memory = memories.load(schedule)
         if memory is None:
@@ -282,13 +293,13 @@ class Scheduler(RedBeatScheduler):
             log.info(_SAID[outcome], schedule=schedule.name, tick=_iso(found.settled), next=_iso(found.next))
         if found.next is None:
             return float(self.max_interval)
-        return max((found.next - datetime.now(UTC)).total_seconds(), SHORTEST_SLEEP)
+        return max((found.next - self._clock()).total_seconds(), SHORTEST_SLEEP)
 
     def _settle(self, schedule: Schedule, memory: Memory, found: ticks.Look, now: datetime) -> Outcome:
         if found.tick is None:
             return "missed"
         if self._desk is None:
-            self._desk = Desk(self.app.settings, self.app.slices.systems)
+            self._desk = Desk(self.app.settings, self.app.slices.systems, patience=self._patience)
         if schedule.overlap == "skip" and self._desk.unfinished(schedule, memory, now):
             return "skipped"
         self._desk.publish(schedule, ticks.command_id(schedule, found.tick), found.tick)
