@@ -193,7 +193,7 @@ class Fleet:
         self._closing = True
         self._listener.join(5)
         self._wipe()
-        if not self.amqp:
+        if self.settings.state.url is None and (self.settings.broker.url is None or self.amqp):
             embedded.stop(self.settings.data_dir)
 
     def _wipe(self) -> None:

@@ -220,7 +220,11 @@ class Keeper:
             except EmbeddedError as error:
                 return f"{error} "
             _let_go_of_starter("ready", self.home / "keeper.log")
-            self._watch(alone)
+            try:
+                self._watch(alone)
+            except OSError:  # data_dir was deleted between two looks: no server may outlive its keeper
+                self._kill()
+                raise
             return None
 
     def _watch(self, lock: int) -> None:
