@@ -110,9 +110,11 @@ class DeadLetter:
             "bytes": len(self.delivery.body),
         }
 
-    def copy(self, *, run: int, now: datetime, user: str | None) -> Outgoing:
+    def copy(self, *, run: int, now: datetime, user: str | None, unsure: bool = False) -> Outgoing:
         """
         Give the message that goes back: the original, on its first journey again, as its `run`.
+
+        `unsure`: the ledger has forgotten the command, which may have taken effect.
 
         It goes to where it was published: the command exchange with its own key, or straight to its queue. What came
         through somebody else's exchange goes to the command exchange, so that nobody else gets it a second time.
@@ -124,6 +126,7 @@ class DeadLetter:
             exchange=journey.exchange,
             routing_key=journey.routing_key,
             publisher=journey.publisher,
+            unsure=unsure,
         )
         if journey.exchange in {COMMANDS, ""}:
             exchange, key = journey.exchange, journey.routing_key
@@ -370,7 +373,7 @@ async def replay(letter: DeadLetter, ledger: Ledger, publisher: Publishing, *, n
         )
     number = run if run is not None else letter.run + 1
     try:
-        await publisher.publish(letter.copy(run=number, now=now, user=publisher.user))
+        await publisher.publish(letter.copy(run=number, now=now, user=publisher.user, unsure=run is None))
     except PublishFailed as error:
         return Replayed(letter, problem=f"the broker did not take it back: {error}")
     return Replayed(letter, run=number)
