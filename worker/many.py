@@ -55,6 +55,11 @@ class Many(Generic[T]):
         """How many are not done yet."""
         return self._total - self._done
 
+    @property
+    def open(self) -> bool:
+        """Whether some failed, or have to wait, and may be tried again."""
+        return bool(self.failures or self._waits)
+
     def halt(self) -> None:
         """Begin nothing more."""
         self.halted = True

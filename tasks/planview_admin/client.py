@@ -7,20 +7,21 @@ were when a run was cut short (`worker.sweep`).
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planview_admin.pages import Pages
-from tasks.planview_admin.spelling import Spelling
+from tasks.planview_admin.spelling import INACTIVE, PRODUCT, RECORD, Spelling, reference
 from worker.errors import ContractBroken, Invalid
-from worker.rest import Endpoint, Evidence
+from worker.rest import Endpoint, Evidence, vendor_message
 from worker.sweep import sweep
 
 if TYPE_CHECKING:
+    from config.connections import Override
     from worker.rest import Response
     from worker.run import Run
+    from worker.vocabulary import Vocabulary
 
 
 def _call(
@@ -45,17 +46,36 @@ USER_LIST: Final = _call(
 USER_READ: Final = _call("user.read", "GET /public/v1/user/{id}")
 USER_CREATE: Final = _call("user.create", "POST /public/v1/user", replayable=False)
 USER_UPDATE: Final = _call("user.update", "PATCH /public/v1/user/{id}")
+# The same call as an update, with a name of its own: a tenant may have another for it.
+USER_DEACTIVATE: Final = _call("user.deactivate", "PATCH /public/v1/user/{id}")
+USER_REACTIVATE: Final = _call("user.reactivate", "PATCH /public/v1/user/{id}")
+USER_DELETE: Final = _call("user.delete", "DELETE /public/v1/user/{id}")
+USER_AUDIT: Final = _call(
+    "user.audit", "GET /public/v1/user/{id}/audit", 'planview_admin.txt, "Retrieving user audit history"; path assumed'
+)
+CUSTOMER_AUDIT: Final = _call(
+    "customer.audit",
+    "GET /public/v1/customer/audit",
+    'planview_admin.txt, "Retrieving customer audit history"; path assumed',
+)
+PRODUCT_LIST: Final = _call(
+    "product.list", "GET /public/v1/product", 'planview_admin.txt, "Retrieving assigned products"; path assumed'
+)
+PRODUCT_USERS: Final = _call(
+    "product.users",
+    "GET /public/v1/product/{id}/user",
+    'planview_admin.txt, "Retrieving users provisioned to products"; path assumed',
+)
 
 User = dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Swept:
     """A list as it is read: rows in pages, and what to say of them afterwards."""
 
     pages: AsyncGenerator[list[User], None]
     paging: Pages
-    wanted: Mapping[str, str] = field(default_factory=dict)
 
     async def rows(self) -> AsyncIterator[User]:
         """Give the rows one by one."""
@@ -72,12 +92,15 @@ class Swept:
 
 
 class Admin:
-    """Planview Admin through one connection."""
+    """Planview Admin through one connection. `name` of a list: what tells it from others that the command reads."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._gateway = run.gateway
-        self.spelling = Spelling.of(run.gateway.connection)
+        self._operations = run.gateway.connection.operations
+        self._spellings: dict[str, Spelling] = {}
+        self.spelling = Spelling.of(run.gateway.connection.fields)
+        """How users are spelled where no operation has its own way."""
 
     # Users
 
@@ -89,64 +112,136 @@ class Admin:
         page_size: int,
         name: str = "users",
     ) -> Swept:
-        """List users that have these fields; `filters` are query parameters as they are. `name`: of this list."""
-        query = {**_texts(self.spelling.write(fields)), **(filters or {})}
-        return self._list(name, USER_LIST, query, page_size, wanted=fields)
+        """List users that have these fields; `filters` are query parameters as they are."""
+        query = {**_texts(self._spelled(USER_LIST).write(fields)), **(filters or {})}
+        return self._users(name, USER_LIST, query, page_size, wanted=fields)
 
     async def read_user(self, id: str) -> User:
         """Give one user."""
-        return self._user(await self._gateway.send(USER_READ, path={"id": id}))
+        return self._user(await self._gateway.send(USER_READ, path={"id": id}), USER_READ)
 
     async def create_user(self, fields: Mapping[str, Any]) -> User:
         """Make a user."""
-        return self._user(await self._gateway.send(USER_CREATE, json=self.spelling.write(fields)))
+        body = self._spelled(USER_CREATE).write(fields)
+        return self._user(await self._gateway.send(USER_CREATE, json=body), USER_CREATE)
 
-    async def update_user(self, id: str, changes: Mapping[str, Any]) -> User:
+    async def update_user(self, id: str, changes: Mapping[str, Any], endpoint: Endpoint = USER_UPDATE) -> User:
         """Set some fields of a user; gives the user as it is then."""
-        body = self.spelling.write(changes)
-        if self._replaces(USER_UPDATE):
+        body = self._spelled(endpoint).write(changes)
+        if self._replaces(endpoint):
             body = {**await self._whole(id), **body}
-        response = await self._gateway.send(USER_UPDATE, path={"id": id}, json=body)
-        return self._user(response) if response.body.strip() else await self.read_user(id)
+        response = await self._gateway.send(endpoint, path={"id": id}, json=body)
+        return self._user(response, endpoint) if response.body.strip() else await self.read_user(id)
+
+    async def write_user(self, id: str, changes: Mapping[str, Any]) -> User:
+        """
+        Set some fields of a user without ever sending twice by itself: the caller looks before it does.
+
+        Where this tenant has operations of their own for deactivating and reactivating, a status goes there.
+        """
+        status = USER_DEACTIVATE if changes.get("status") == INACTIVE else USER_REACTIVATE
+        if "status" not in changes or status.name not in self._operations:
+            return await self.update_user(id, changes, _once(USER_UPDATE))
+        others = {name: value for name, value in changes.items() if name != "status"}
+        if others:
+            await self.update_user(id, others, _once(USER_UPDATE))
+        return await self.update_user(id, {"status": changes["status"]}, _once(status))
+
+    async def delete_user(self, id: str) -> str:
+        """Delete a user; gives what the vendor says."""
+        return vendor_message((await self._gateway.send(USER_DELETE, path={"id": id})).text)
+
+    # Products, and the audit history
+
+    def products(self, *, page_size: int, name: str = "products") -> Swept:
+        """List the product environments that are assigned to the customer."""
+        names = PRODUCT.configured(_fields(self._operations, PRODUCT_LIST.name))
+        key = names.names["id"][0]
+        paging = Pages(lambda row: reference(row.get(key)) or str(row))
+
+        async def products() -> AsyncGenerator[list[User], None]:
+            async for page in self._sweep(name, paging, PRODUCT_LIST, {}, page_size):
+                yield [{**read, "id": reference(read.get("id"))} for read in map(names.read, page)]
+
+        return Swept(products(), paging)
+
+    def product_users(self, id: str, *, page_size: int) -> Swept:
+        """List who is provisioned to a product environment."""
+        return self._users("users", PRODUCT_USERS, {}, page_size, path={"id": id})
+
+    def records(
+        self,
+        endpoint: Endpoint,
+        key: Callable[[User], str],
+        *,
+        since: str | None,
+        page_size: int,
+        path: Mapping[str, str] | None = None,
+    ) -> Swept:
+        """List audit records as received, from an instant on as far as the vendor obeys; `key` tells them apart."""
+        paging = Pages(key)
+        query = {} if since is None else self.record_names(endpoint).write({"since": since})
+        return Swept(self._sweep("records", paging, endpoint, query, page_size, path), paging)
+
+    def record_names(self, endpoint: Endpoint) -> Vocabulary:
+        """Give the keys of the audit records that an operation lists, and its parameter `since`."""
+        return RECORD.configured(_fields(self._operations, endpoint.name))
 
     # What they have in common
 
     def _replaces(self, endpoint: Endpoint) -> bool:
         """Whether this tenant's update takes a whole user (`method = "PUT"`), not the changes alone."""
-        override = self._gateway.connection.operations.get(endpoint.name)
+        override = self._operations.get(endpoint.name)
         return override is not None and override.method == "PUT"
 
     async def _whole(self, id: str) -> User:
         """Give a user as the vendor has it, without what nobody sets."""
         response = await self._gateway.send(USER_READ, path={"id": id})
-        set_by_others = self.spelling.write({"last_login": None})
+        set_by_others = self._spelled(USER_READ).write({"last_login": None})
         return {name: value for name, value in response.object().items() if name not in set_by_others}
 
-    def _user(self, response: Response) -> User:
-        return self._checked(self.spelling.read(response.object()), response.text)
+    def _spelled(self, endpoint: Endpoint) -> Spelling:
+        """Give how one operation spells users."""
+        spelling = self._spellings.get(endpoint.name)
+        if spelling is None:
+            fields = {**self._gateway.connection.fields, **_fields(self._operations, endpoint.name)}
+            spelling = self._spellings[endpoint.name] = Spelling.of(fields)
+        return spelling
 
-    def _checked(self, user: User, text: str) -> User:
-        if not isinstance(user.get("id"), str) or not user["id"]:
-            key = self.spelling.names.names["id"][0]
-            raise ContractBroken(
-                f"Planview Admin gave a user without {key!r}; if ids have another key there, set fields.id of the "
-                "connection.",
-                response=text,
-            )
-        return user
+    def _user(self, response: Response, endpoint: Endpoint) -> User:
+        return _read(self._spelled(endpoint), response.object())
 
-    def _list(
-        self, name: str, endpoint: Endpoint, query: Mapping[str, str], page_size: int, *, wanted: Mapping[str, str]
+    def _users(
+        self,
+        name: str,
+        endpoint: Endpoint,
+        query: Mapping[str, str],
+        page_size: int,
+        *,
+        wanted: Mapping[str, str] | None = None,
+        path: Mapping[str, str] | None = None,
     ) -> Swept:
-        key = self.spelling.names.names["id"][0]
-        paging = Pages(lambda row: row.get(key))
+        spelling = self._spelled(endpoint)
+        key = spelling.names.names["id"][0]
+        paging = Pages(lambda row: reference(row.get(key)))
 
         async def users() -> AsyncGenerator[list[User], None]:
-            async for page in sweep(self._run, name, paging, Fetch(self._run, endpoint, query, page_size)):
-                read = [self._checked(self.spelling.read(row), json.dumps(row)) for row in page]
-                yield [user for user in read if _has(user, wanted)]
+            async for page in self._sweep(name, paging, endpoint, query, page_size, path):
+                read = [_read(spelling, row) for row in page]
+                yield [user for user in read if _has(user, wanted)] if wanted else read
 
-        return Swept(users(), paging, wanted)
+        return Swept(users(), paging)
+
+    def _sweep(
+        self,
+        name: str,
+        paging: Pages,
+        endpoint: Endpoint,
+        query: Mapping[str, str],
+        page_size: int,
+        path: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[list[User], None]:
+        return sweep(self._run, name, paging, Fetch(self._run, endpoint, query, page_size, path))
 
 
 class Fetch:
@@ -178,6 +273,26 @@ class Fetch:
             response = await self._gateway.send(self._endpoint, path=self._path, query=query)
             self._count = {}
             return response
+
+
+def _once(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, replayable=False)
+
+
+def _read(spelling: Spelling, row: Mapping[str, Any]) -> User:
+    user = spelling.read(row)
+    if not isinstance(user["id"], str) or not user["id"]:
+        key = spelling.names.names["id"][0]
+        raise ContractBroken(
+            f"Planview Admin gave a user without {key!r}; if ids have another key, set the connection's fields.id.",
+            response=str(row),
+        )
+    return user
+
+
+def _fields(operations: Mapping[str, Override], name: str) -> Mapping[str, str]:
+    override = operations.get(name)
+    return {} if override is None else override.fields
 
 
 def _texts(fields: Mapping[str, Any]) -> dict[str, str]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from worker.natural_key import folded, same
 from worker.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from config.connections import Connection
 
 ACTIVE: Final = "Active"
 PENDING: Final = "Pending"
@@ -52,13 +50,13 @@ class Spelling:
     """The other way round."""
 
     @classmethod
-    def of(cls, connection: Connection) -> Spelling:
-        """Give what a connection's `fields` say, over the defaults."""
-        keys = {ours: (theirs,) for ours, theirs in connection.fields.items() if "." not in ours}
+    def of(cls, fields: Mapping[str, str]) -> Spelling:
+        """Give what an operator's `fields` say, over the defaults."""
+        keys = {ours: (theirs,) for ours, theirs in fields.items() if "." not in ours}
         theirs: dict[str, dict[str, str]] = {}
         ours: dict[str, dict[str, str]] = {}
         for name, values in VALUES.items():
-            said = {value: connection.fields.get(f"{name}.{value.lower()}", value) for value in values}
+            said = {value: fields.get(f"{name}.{value.lower()}", value) for value in values}
             theirs[name] = {value.casefold(): spelled for value, spelled in said.items()}
             ours[name] = {spelled.casefold(): value for value, spelled in said.items()}
         return cls(Vocabulary({**USER.names, **keys}), theirs, ours)
@@ -81,6 +79,40 @@ class Spelling:
             if isinstance(said.get(name), str):
                 said[name] = values.get(said[name].casefold(), said[name])
         return self.names.write(said)
+
+
+def alike(name: str, one: Any, other: Any) -> bool:
+    """
+    Tell whether two values of a user's field are the same to us.
+
+    Addresses and names to sign in by are the same in any case, products in any order. Pending is as good as active: a
+    user who was invited becomes active by their own doing.
+    """
+    match name:
+        case "email" | "username":
+            return folded(one, other)
+        case "status":
+            return is_active(one) == is_active(other)
+        case "products":
+            return set(one or ()) == set(other or ())
+        case _:
+            return same(one, other)
+
+
+def is_active(status: Any) -> bool:
+    """Tell whether somebody with this status may sign in, or could by accepting an invitation."""
+    return bool(status != INACTIVE)
+
+
+def otherwise(user: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Give the fields that a user does not show as asked; those that are not shown, nobody can tell."""
+    return sorted(name for name, value in asked.items() if name in user and not alike(name, user[name], value))
+
+
+def doubts(user: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say in a warning what an answer does not show as asked."""
+    names = otherwise(user, asked)
+    return [f"Planview Admin's answer does not show what was asked: {', '.join(names)}."] if names else []
 
 
 def reference(value: Any) -> Any:

@@ -1,0 +1,127 @@
+"""
+Whether a plan needs somebody's approval.
+
+Pure. What can lock people out is braked: users deactivated, and users who lose a product environment. Whatever a roster
+says, and whatever went wrong with it, no more of them lose their access unseen than the command allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tasks.planview_admin.spelling import is_active
+
+if TYPE_CHECKING:
+    from tasks.planview_admin.protection import Protection
+
+WRITES: Final = ("create", "update", "reactivate", "deactivate")
+"""The actions of a plan that change something, in the order in which they are applied."""
+
+MOST: Final = 0.5
+"""The share of the active users beyond which removals need approval, whatever a command allows."""
+
+SHRUNKEN: Final = 0.8
+"""A roster with less than this share of the last one's rows has shrunk."""
+
+_ORDER: Final = {action: place for place, action in enumerate(("invalid", "excluded", *WRITES))}
+
+Item = dict[str, Any]
+"""One line of a plan: `action`, `who`, `changes` with `before` and `after` of each field, `reason`, `line`, `id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a roster may do: `last_rows` is how many rows the last one had that was applied, None where none was."""
+
+    protection: Protection
+    deactivate_missing: bool
+    max_removals: int
+    max_removal_share: float
+    last_rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The plan's items, what they add up to, and the brakes that they trip."""
+
+    items: list[Item]
+    summary: dict[str, Any]
+    reasons: tuple[str, ...]
+
+    @property
+    def writes(self) -> int:
+        """How many users would be written to."""
+        return sum(int(self.summary[action]) for action in WRITES)
+
+    @property
+    def removals(self) -> set[tuple[str, str]]:
+        """Who would lose their access or a part of it."""
+        return {removal(item) for item in self.items if removes(item)}
+
+
+def removes(item: Item) -> bool:
+    """Tell whether somebody would lose their access: be deactivated, or lose a product environment."""
+    if item["action"] == "deactivate":
+        return True
+    products = item.get("changes", {}).get("products") if item["action"] in WRITES else None
+    return products is not None and bool(set(products["before"] or ()) - set(products["after"] or ()))
+
+
+def removal(item: Item) -> tuple[str, str]:
+    """Give what makes two removals one: the action and the user's id."""
+    return item["action"], item["id"]
+
+
+def judged(
+    items: list[Item],
+    users: Sequence[Mapping[str, Any]],
+    rules: Rules,
+    *,
+    rows: int,
+    unchanged: int,
+    missing: int,
+) -> Difference:
+    """Put a plan's items in order, add them up, and say which brakes they trip."""
+    counts = Counter(item["action"] for item in items)
+    active = sum(is_active(user.get("status")) for user in users)
+    removals = sum(map(removes, items))
+    summary = {
+        "users": len(users),
+        "active": active,
+        "rows": rows,
+        **{action: counts[action] for action in WRITES},
+        "unchanged": unchanged,
+        "excluded": counts["excluded"],
+        "invalid": counts["invalid"],
+        "missing": missing,
+        "removals": removals,
+        "removal_share": round(removals / active, 4) if active else 0.0,
+    }
+    ordered = sorted(items, key=lambda item: (_ORDER[item["action"]], item.get("line") or 0))
+    reasons = tuple(_reasons(summary, users, rules)) if removals else ()
+    return Difference(ordered, summary, reasons)
+
+
+def _reasons(summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rules: Rules) -> Iterator[str]:
+    removals, active, rows = summary["removals"], summary["active"], summary["rows"]
+    share = removals / active if active else 0.0
+    lose = f"{removals} of {active} active users would lose access ({share:.1%})"
+    if removals > rules.max_removals:
+        yield f"{lose}; max_removals allows {rules.max_removals}."
+    if share > rules.max_removal_share:
+        yield f"{lose}; max_removal_share allows {rules.max_removal_share:.1%}."
+    if share > MOST:
+        yield f"{lose}, more than half of them: this always needs approval."
+    if rules.deactivate_missing and summary["invalid"]:
+        yield (
+            f"{summary['invalid']} rows can't be used, so users may seem missing who are not; "
+            "deactivate_missing needs a clean roster."
+        )
+    if rules.deactivate_missing and rules.last_rows is not None and rows < SHRUNKEN * rules.last_rows:
+        yield f"The roster has {rows} rows, the last one had {rules.last_rows}: it has shrunk."
+    for name, matter in (("role", "who is an administrator"), ("status", "who is active")):
+        if not any(user.get(name) for user in users):
+            yield f"No user shows a {name}, so nobody can tell {matter}: set fields.{name} of the connection."
