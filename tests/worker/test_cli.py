@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -160,6 +162,19 @@ def test_a_broker_that_is_away_is_said_in_one_sentence(
         assert said.status == 1, words
         (sentence,) = sentences(said.err)
         assert "broker.url" in sentence or "state.url" in sentence
+
+
+def test_the_stand_ins_are_served_until_sigint(planrelay: Callable[[str], CommandLine]) -> None:
+    """`planrelay sandbox` says where each vendor is; SIGINT ends it with 0."""
+    with planrelay(TOWER).start("sandbox", "--port", "0", "--quota", "50/2s") as serving:
+        assert serving.stdout is not None
+        said = [serving.stdout.readline() for _ in range(5)]
+        with urllib.request.urlopen(f"{said[0].split()[1]}/_sandbox/") as answer:
+            assert answer.status == 200
+        serving.send_signal(signal.SIGINT)
+        serving.communicate(timeout=20)
+    assert serving.returncode == 0
+    assert "planpoint" in said[3]
 
 
 class TestCheck:

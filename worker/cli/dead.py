@@ -143,9 +143,14 @@ def replay(
         return _unfound(ids, {each["id"] for each in found})
     done: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
-    for outcome in _replayed(setup, meant):
-        shown = setup.redact({**outcome.letter.show(), "run": outcome.run, "problem": outcome.problem})
-        (done if outcome.problem is None else problems).append(shown)
+    try:
+        for outcome in _replayed(setup, meant):
+            shown = setup.redact({**outcome.letter.show(), "run": outcome.run, "problem": outcome.problem})
+            (done if outcome.problem is None else problems).append(shown)
+    except BaseException:
+        if done or problems:  # what went back before it broke off did go back
+            _print_done(done, problems, as_json=as_json, verb="went back")
+        raise
     _print_done(done, problems, as_json=as_json, verb="went back")
     unfound = _unfound(ids, {each["id"] for each in (*done, *problems)})
     return FAILED if problems else unfound

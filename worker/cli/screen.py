@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,24 +33,23 @@ def clean(value: Any) -> str:
     return "" if value is None else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print a table: drawn on a terminal, aligned and never cut short elsewhere."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table: drawn on a terminal that is wide enough for it, aligned elsewhere, and never cut short."""
     cells = [[clean(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    lines = [list(columns), *cells]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(columns))]
+    if sys.stdout.isatty() and sum(widths) + 3 * len(widths) <= shutil.get_terminal_size().columns:
         from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for row in cells:
             drawn.add_row(*map(Text, row))
         Console().print(drawn)
         return
-    if title is not None:
-        click.echo(f"{title}:")
-    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
-    for row in [list(columns), *cells]:
+    for row in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
