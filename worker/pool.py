@@ -20,14 +20,10 @@ import asyncio
 import functools
 import inspect
 import itertools
-import math
 import os
-import threading
 from collections import deque
-from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from datetime import timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -36,16 +32,16 @@ from billiard.einfo import ExceptionInfo
 from celery import bootsteps, signals
 from celery._state import _task_stack
 from celery.concurrency.base import BasePool
-from celery.exceptions import ImproperlyConfigured, WorkerShutdown, WorkerTerminate
+from celery.exceptions import ImproperlyConfigured, WorkerTerminate
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
-from worker.bridge import await_, identity, new_event_loop, whose
+from worker.bridge import await_, identity, whose
 from worker.job import GRACE, Job
 from worker.poller import LoopPoller
 from worker.shutdown import ShutdownSignals
-from worker.watchdog import Watchdog
+from worker.turning import Turning
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -66,9 +62,6 @@ HOOK_TIMEOUT: Final = 10.0
 
 COLD_HOOK_TIMEOUT: Final = 3.0
 """The same when the operator said: at once."""
-
-BEAT: Final = 0.5
-"""Seconds between two measurements of the loop's lag."""
 
 SOCKET_PATIENCE: Final = 5.0
 """Seconds that closing a broker connection may wait for a peer that fell silent."""
@@ -105,7 +98,7 @@ def _share_stacks(tasks: Iterable[Any]) -> None:
         stack.__ident_func__ = whose
 
 
-class LoopPool(BasePool):
+class LoopPool(Turning, BasePool):
     """Runs each task on one event loop; up to `limit` at a time, further ones wait their turn."""
 
     signal_safe = False
@@ -113,11 +106,11 @@ class LoopPool(BasePool):
     body_can_be_buffer = False
 
     limit: int
-    loop: asyncio.AbstractEventLoop
-    """Where everything asynchronous in this process lives: sessions, connections, servers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        BasePool.__init__(self, *args, **kwargs)
+        # Celery passes `threads` where it has no hub to register the pool with.
+        Turning.__init__(self, threaded=bool(self.options.get("threads", True)))
         self.on_startup: list[Callable[[], Awaitable[object]]] = []
         """Awaited in order before the first message; one that fails stops the worker."""
         self.on_drain: list[Callable[[], Awaitable[object]]] = []
@@ -126,18 +119,8 @@ class LoopPool(BasePool):
         """Awaited when a warm stop has ended its jobs; the broker connection still stands."""
         self.on_shutdown: list[Callable[[], Awaitable[object]]] = []
         """Awaited last, in reverse order, however the worker stops."""
-        self.on_lag: list[Callable[[timedelta], object]] = []
-        """Told twice a second how late the loop is."""
         self.draining = asyncio.Event()
-        self.lag = timedelta()
-        self.closed = False
         self.context = copy_context()
-        # Celery passes `threads` where it has no hub to register the pool with.
-        self._threaded = bool(self.options.get("threads", True))
-        self._spinner = threading.Thread(target=self._spin, name="planrelay-loop", daemon=True)
-        self._thread = threading.get_ident()
-        self.connection_lost: Exception | None = None
-        """What told one of Celery's callbacks that the broker's connection is broken; for the hub to hear."""
         self._hub: Any = None
         self._hub_lost = False
         self._pids = itertools.count(1)
@@ -145,12 +128,8 @@ class LoopPool(BasePool):
         self._waiting: deque[Job] = deque()
         self._tracked: set[asyncio.Future[Any]] = set()
         self._idle = asyncio.Event()
-        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
         self._signals = ShutdownSignals(self)
-        self._watchdog = Watchdog()
         self._stopping = False
-        self._driving = 0
         self._hurry = asyncio.Event()
 
     # Celery's hooks
@@ -160,14 +139,10 @@ class LoopPool(BasePool):
         global _current  # noqa: PLW0603  one worker per process, and tasks must find its pool
         if not hasattr(_task_stack, "_local"):
             raise ImproperlyConfigured("USE_FAST_LOCALS mixes up the requests of jobs on one loop: unset it.")
-        self.loop = new_event_loop()
+        self.begin_turning()
         self.context = copy_context()
         self._idle.set()
-        if self._threaded:
-            self._spinner.start()
-            self._thread = self._spinner.ident or 0
-        else:
-            self._thread = threading.get_ident()
+        if not self.threaded:
             self._signals.hold_back()
         _current = self
         _share_stacks(self.app.tasks.values())
@@ -189,7 +164,7 @@ class LoopPool(BasePool):
     def on_apply(self, target: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any) -> Job:
         """Run one task; `options` are Celery's callbacks and time limits."""
         job = Job(self, next(self._pids), functools.partial(target, *args, **(kwargs or {})), options)
-        if threading.get_ident() == self._thread:
+        if self.in_its_thread():
             self._admit(job)
         else:
             self.call_soon(self._admit, job)
@@ -197,12 +172,12 @@ class LoopPool(BasePool):
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002  a coroutine has no signals
         """Cancel a running job for good. The request that asks for it announces the end: no callback follows."""
-        self._in_loop(self._terminate, pid)
+        self.in_loop(self._terminate, pid)
 
     def grow(self, n: int = 1) -> None:
         """Let `n` more jobs run at a time."""
         self.limit += n
-        self._in_loop(self._admit_waiting)
+        self.in_loop(self._admit_waiting)
 
     def shrink(self, n: int = 1) -> None:
         """Let `n` fewer jobs run at a time, at least one; those that run go on."""
@@ -214,18 +189,18 @@ class LoopPool(BasePool):
 
     def on_stop(self) -> None:
         """Stop warm: see `planrelay_drain_timeout`. Called again, or after a cold signal: at once."""
-        if self._stopping or self._driving or self.closed or (self.loop.is_running() and not self._threaded):
+        if self._stopping or self._driving or self.closed or (self.loop.is_running() and not self.threaded):
             # Asked by a signal: in the middle of a stop, of a step aside, or of a job that blocks the loop.
-            self._in_loop(self._hurry.set)
+            self.in_loop(self._hurry.set)
             return
         patience = float(self.app.conf.get("planrelay_drain_timeout", DRAIN_TIMEOUT))
-        if self._threaded:
+        if self.threaded:
             self._signals.hold_back()
         self._stop(0.0 if state.should_terminate else patience)
 
     def on_terminate(self) -> None:
         """Stop cold: running jobs are cancelled, their messages go back to the broker."""
-        self._in_loop(self._hurry.set)
+        self.in_loop(self._hurry.set)
         if not self.closed:
             self._stop(0.0)
 
@@ -239,6 +214,28 @@ class LoopPool(BasePool):
             "draining": self.draining.is_set(),
             "processes": [os.getpid()],
         }
+
+    # The hub's side of the turning
+
+    def is_connection_error(self, error: Exception) -> bool:
+        """Tell by the connection errors that the consumer told the hub of."""
+        return self._hub is not None and isinstance(error, self._hub.propagate_errors)
+
+    def between_turns(self) -> None:
+        """Answer the signals that came."""
+        self._signals.answer()
+
+    def check_stop(self) -> None:
+        """Raise Celery's WorkerShutdown or WorkerTerminate once a signal has asked for it."""
+        if not self._stopping:
+            state.maybe_shutdown()
+
+    def hear_stop(self, error: SystemExit) -> None:
+        """Have the consumer's thread raise what a task raised in the loop's."""
+        if isinstance(error, WorkerTerminate):
+            state.should_terminate = error.code
+        else:
+            state.should_stop = error.code
 
     # For the engine
 
@@ -254,100 +251,9 @@ class LoopPool(BasePool):
         work.add_done_callback(self._untrack)
         return work
 
-    def call_soon(self, fun: Callable[..., object], *args: Any) -> None:
-        """
-        Call beside the hub, as soon as the loop has ended its present turn; from any thread.
-
-        For what belongs to the broker's connection, above all acknowledgements: the hub is not busy then, and wakes.
-        """
-        if self._threaded:
-            self._in_loop(self._call, fun, args)
-        else:
-            self._calls.append((fun, args))
-            self.wake()
-
-    def wake(self) -> None:
-        """End the hub's present poll, so that it looks at its timers and ready callbacks; from any thread."""
-        if self._threaded:
-            return
-        if threading.get_ident() != self._thread:
-            with suppress(RuntimeError):  # closed meanwhile: nobody polls any more
-                self.loop.call_soon_threadsafe(self.loop.stop)
-        elif self.loop.is_running():
-            self.loop.stop()
-
-    def drive(self, fun: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """
-        Call a function that blocks, in a thread, and turn the loop until it has ended; its result or error is given.
-
-        For the hub's side only (the consumer's steps). The function alone may use the broker's connection meanwhile:
-        jobs go on, and what Celery is to hear of them waits. In any other thread it is called right there.
-        """
-        future = self.aside(fun, *args, **kwargs)
-        self.wait(future)
-        return future.result()
-
-    def aside(self, fun: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Begin to call a function that blocks, in a thread of its own; `wait` for what is given."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(fun(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001  WorkerShutdown is a SystemExit
-                future.set_exception(error)
-            self.wake()
-
-        if self._threaded or self.closed or threading.get_ident() != self._thread:
-            run()
-        else:
-            threading.Thread(target=copy_context().run, args=(run,), name="planrelay-aside", daemon=True).start()
-        return future
-
-    def wait(self, future: Future[Any], patience: float = math.inf) -> bool:
-        """Turn the loop until the future is done (True) or the patience is over."""
-        end = monotonic() + patience
-        self._driving += 1
-        try:
-            while not future.done() and (left := end - monotonic()) > 0:
-                self.turn(min(left, 1.0))
-        finally:
-            self._driving -= 1
-        return future.done()
-
-    def drive_until(self, awaitable: Awaitable[T]) -> T:
-        """Turn the loop until the awaitable is done, from synchronous code outside of any job."""
-        if self._threaded or threading.get_ident() != self._thread:
-            return asyncio.run_coroutine_threadsafe(_wait_for(awaitable), self.loop).result()
-        task = asyncio.ensure_future(awaitable, loop=self.loop)
-        task.add_done_callback(lambda _: self.loop.stop())
-        while not task.done():
-            self.turn(1.0)
-            if not (self._stopping or self.closed):
-                state.maybe_shutdown()
-        return task.result()
-
-    def turn(self, timeout: float) -> None:
-        """Run the loop for up to `timeout` seconds or until woken; 0 is one turn. Then make the calls that it left."""
-        loop = self.loop
-        if timeout <= 0 or (self._calls and not self._driving):
-            loop.stop()
-        else:
-            due = loop.time() + timeout
-            # One alarm serves many polls: it may wake the hub once too often, and costs nothing each time.
-            if self._alarm is None or self._alarm.when() > due:
-                if self._alarm is not None:
-                    self._alarm.cancel()
-                self._alarm = loop.call_at(due, self._ring)
-        self._run_loop()
-        while self._calls and not self._driving:
-            fun, args = self._calls.popleft()
-            self._call(fun, args)
-        self._signals.answer()
-
     def rest(self) -> None:
         """Let a moment pass in which jobs go on and the broker hears that we live."""
-        if self._threaded:
+        if self.threaded:
             sleep(0.05)
         else:
             self.turn(0.5)
@@ -379,7 +285,7 @@ class LoopPool(BasePool):
     def _launch(self, job: Job) -> None:
         self._running[job.pid] = job
         self._idle.clear()
-        self._call(job.accept_callback, (job.pid, monotonic()))
+        self.call(job.accept_callback, (job.pid, monotonic()))
         if job.settled:  # revoked while it waited: Celery says so when it is accepted
             self._leave(job)
         else:
@@ -425,54 +331,8 @@ class LoopPool(BasePool):
         if not self._running and not self._tracked:
             self._idle.set()
 
-    # Turning
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self.loop.stop()
-
-    def _run_loop(self) -> None:
-        try:
-            self.loop.run_forever()
-        except (WorkerShutdown, WorkerTerminate):
-            raise
-        except SystemExit as error:
-            log.exception("pool.exit_ignored", code=error.code)  # some task's own idea, not the operator's
-
-    def _spin(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        while not self.closed:
-            self._run_loop()
-
-    def _in_loop(self, fun: Callable[..., object], *args: Any) -> None:
-        if threading.get_ident() == self._thread:
-            fun(*args)
-        else:
-            with suppress(RuntimeError):  # closed meanwhile
-                self.loop.call_soon_threadsafe(fun, *args)
-
-    def _call(self, fun: Callable[..., object], args: tuple[Any, ...]) -> None:
-        try:
-            fun(*args)
-        except MemoryError:
-            raise
-        except Exception as error:
-            if self._hub is None or not isinstance(error, self._hub.propagate_errors):
-                log.exception("pool.callback_failed", callback=repr(fun))
-            else:
-                self.connection_lost = error
-
-    def _beat(self, due: float) -> None:
-        now = self.loop.time()
-        self._watchdog.beat()
-        self.lag = timedelta(seconds=max(0.0, now - due))
-        for tell in self.on_lag:
-            self._call(tell, (self.lag,))
-        self.loop.call_at(now + BEAT, self._beat, now + BEAT)
-
     async def _begin(self) -> None:
-        self._beat(self.loop.time())
-        self._watchdog.watch(threading.get_ident())
+        self.begin_measuring()
         for hook in self.on_startup:
             await hook()
 
@@ -487,12 +347,13 @@ class LoopPool(BasePool):
 
     def _pump(self, work: Coroutine[Any, Any, None]) -> None:
         """Turn hub and loop until `work` is done: heartbeats go out, acknowledgements too."""
-        if self._threaded:
+        if self.threaded:
             future = asyncio.run_coroutine_threadsafe(work, self.loop)
             while not future.done():
                 with suppress(TimeoutError):
                     future.result(timeout=0.1)
                 self._signals.answer()
+            future.result()
             return
         task = self.loop.create_task(work)
         task.add_done_callback(lambda _: self.loop.stop())
@@ -560,14 +421,8 @@ class LoopPool(BasePool):
         try:
             self.drive_until(self._end())
         finally:
-            self.closed = True
-            self._watchdog.stop()
             self._signals.let_go()
-            if self._threaded:
-                self.loop.call_soon_threadsafe(self.loop.stop)
-                self._spinner.join(COLD_GRACE)
-            if not self.loop.is_running():
-                self.loop.close()
+            self.end_turning()
             _current = None
             signals.worker_process_shutdown.send(sender=self._hostname, pid=os.getpid(), exitcode=0)
 
@@ -584,10 +439,6 @@ class LoopPool(BasePool):
     def _hostname(self) -> str | None:
         app_and_hostname: tuple[Any, str | None] = self.options.get("initargs") or (None, None)
         return app_and_hostname[1]
-
-
-async def _wait_for(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 class LoopConsumer(Consumer):

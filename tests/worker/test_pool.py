@@ -19,6 +19,7 @@ from celery import Celery
 from celery.concurrency.base import BasePool
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import SoftTimeLimitExceeded, WorkerLostError, WorkerShutdown, WorkerTerminate
+from celery.worker import state
 from kombu.asynchronous import Hub
 
 from worker.bridge import await_
@@ -655,6 +656,29 @@ def test_without_a_hub_the_loop_runs_in_a_thread(transport: str, tmp_path: Path)
             assert time.monotonic() < end
             time.sleep(0.01)
     assert last.get(timeout=1)[0] == last.id
+
+
+def test_without_a_hub_a_stop_reaches_the_consumers_thread() -> None:
+    """WorkerShutdown raised in the loop's own thread is left for Celery to raise in the thread that consumes."""
+    app = Celery("hubless", broker="memory://localhost", set_as_current=False)
+    pool = LoopPool(1, threads=True, app=app)
+    pool.start()
+
+    def stop() -> None:
+        raise WorkerShutdown(3)
+
+    try:
+        pool.loop.call_soon_threadsafe(stop)
+        end = time.monotonic() + 5
+        while state.should_stop is None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert state.should_stop == 3
+        with pytest.raises(WorkerShutdown):
+            state.maybe_shutdown()
+    finally:
+        state.should_stop = None
+        pool.stop()
+    assert pool.loop.is_closed()
 
 
 def test_the_pool_is_celerys_kind() -> None:
