@@ -52,6 +52,9 @@ _JSON_NAMES: Final[Mapping[type, str]] = {
     dict: "an object",
 }
 
+_ENCODINGS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit", "7bit", "identity"})
+"""Encodings that leave the bytes as they are; `binary` is what kombu says of every body that is given as bytes."""
+
 _FORMS: Final = f"send {CLOUDEVENT}, application/json with ce-… headers, or a Celery task message (protocol 2)"
 
 
@@ -166,7 +169,7 @@ class _Message:
         if media not in allowed:
             given = f"is {media[:100]!r}" if media else "is missing"
             raise self.refuse("content_type", given, _FORMS if self.form == "structured" else "send application/json")
-        if (encoding or "utf-8").strip().lower() not in {"utf-8", "utf8"}:
+        if (encoding or "utf-8").strip().lower() not in _ENCODINGS:
             raise self.refuse(
                 "content_encoding", f"is {str(encoding)[:100]!r}", "send UTF-8, not compressed, and say utf-8"
             )

@@ -10,6 +10,7 @@ On the embedded Valkey the same names exist, without the alternate exchange; par
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu import Exchange, Queue
@@ -21,10 +22,14 @@ from kombu.transport.native_delayed_delivery import (
     level_name,
 )
 
+from worker import amqp_fields
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from kombu import Connection
+
+amqp_fields.install()  # here, because whoever speaks to a broker knows its topology
 
 COMMANDS: Final = "planrelay.commands"
 EVENTS: Final = "planrelay.events"
@@ -35,6 +40,9 @@ BATCH: Final = "planrelay.batch"
 
 LADDER: Final = level_name(MAX_NUMBER_OF_BITS_TO_USE - 1)
 """Where a parked message enters the delayed-delivery ladder."""
+
+LONGEST_WAIT: Final = timedelta(seconds=2**MAX_NUMBER_OF_BITS_TO_USE - 1)
+"""The ladder holds nothing for longer (8.5 years): a key with more digits would lead nowhere at its end."""
 
 DELIVERY_LIMIT: Final = 20
 """How often RabbitMQ delivers a message before it gives up: a backstop behind our own `worker_lost`."""
