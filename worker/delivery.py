@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from worker.errors import BadCommand, RelayError
 from worker.events import Outgoing
-from worker.topology import COMMANDS, DEAD, LADDER, delayed_key
+from worker.topology import COMMANDS, DEAD, LADDER, LONGEST_WAIT, delayed_key
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -34,6 +34,10 @@ _NOT_CARRIED: Final = frozenset({"cc", "bcc", "x-death", "x-delivery-count", "x-
 
 _PROPERTIES: Final = ("correlation_id", "reply_to", "message_id", "timestamp", "type", "app_id", "priority")
 """AMQP properties that a copy keeps; a message's own TTL (`expiration`) has done its work when we have the message."""
+
+HEADERS_LIMIT: Final = 64 * 1024
+"""Bytes of a publisher's headers that a copy can carry: with ours they must fit into one frame of RabbitMQ's 128 KiB,
+and a larger one would cost the worker its connection, again and again."""
 
 RESERVED: Final = ("planrelay.", "celery_delayed_")
 """Queues that nobody may name as the place for an answer."""
@@ -144,10 +148,24 @@ class Delivery:
         reply = self.properties.get("reply_to")
         return reply if isinstance(reply, str) and reply else None
 
+    @property
+    def reply_is_ours(self) -> bool:
+        """Whether the answer is asked to a queue of planrelay's or Celery's own."""
+        reply = self.reply_to
+        return reply is not None and (reply.startswith(RESERVED) or reply.endswith(".pidbox"))
+
     def check_reply(self) -> None:
         """Refuse an answer to one of our own queues: it would come back as a command."""
-        if self.reply_to is not None and self.reply_to.startswith(RESERVED):
+        if self.reply_is_ours:
             raise BadCommand(f"reply_to names {self.reply_to!r}, a queue of planrelay's own; name a queue of yours.")
+
+    def check_headers(self) -> None:
+        """Refuse headers that no copy could carry."""
+        size = _size(self.headers)
+        if size > HEADERS_LIMIT:
+            raise BadCommand(
+                f"The message's headers have {size:,} bytes, over {HEADERS_LIMIT:,}; what they say belongs into data."
+            )
 
     def moved(self, **changes: Any) -> Delivery:
         """Give this delivery with its journey changed."""
@@ -163,7 +181,7 @@ class Delivery:
         return kept
 
     def _headers(self) -> dict[str, Any]:
-        return {
+        carried = {
             name: value
             for name, value in self.headers.items()
             if name.lower() not in _NOT_CARRIED
@@ -171,6 +189,16 @@ class Delivery:
             and not name.lower().startswith("x-first-death")
             and not name.lower().startswith("x-last-death")
         }
+        room = HEADERS_LIMIT
+        if _size(carried) <= room:
+            return carried
+        kept = {}  # a dead letter of a message that was refused for it: the small ones, which say most
+        for name, value in sorted(carried.items(), key=_size):
+            room -= _size((name, value))
+            if room < 0:
+                break
+            kept[name] = value
+        return kept
 
     def parked(self, wait: timedelta, *, key: str, user: str | None) -> Outgoing:
         """
@@ -178,7 +206,7 @@ class Delivery:
 
         The ladder waits whole seconds; `journey.not_before` carries the instant, and what is left is waited on arrival.
         """
-        seconds = int(wait.total_seconds())
+        seconds = int(min(wait, LONGEST_WAIT).total_seconds())
         headers = {**self._headers(), JOURNEY: self.journey.dump()}
         return Outgoing(
             exchange=LADDER if seconds >= 1 else COMMANDS,
@@ -193,7 +221,8 @@ class Delivery:
         headers = {
             **self._headers(),
             "planrelay-error-kind": error.kind,
-            "planrelay-error-message": error.message[:1000],
+            # Half of a surrogate pair, which a vendor's sentence may hold, is no UTF-8.
+            "planrelay-error-message": error.message[:1000].encode("utf-8", "replace").decode("utf-8"),
             "planrelay-attempts": attempts,
             "planrelay-first-seen": self.journey.received.astimezone(UTC).isoformat(),
             "planrelay-original-exchange": self.journey.exchange,
@@ -207,6 +236,21 @@ class Delivery:
         return Outgoing(
             exchange="", routing_key=DEAD, body=self.body, headers=headers, properties=self._properties(user)
         )
+
+
+def _size(value: Any) -> int:
+    """Give the bytes of a header on the wire, roughly and never too few."""
+    match value:
+        case str():
+            return 5 + (len(value) if value.isascii() else 3 * len(value))
+        case bytes() | bytearray() | memoryview():
+            return 5 + len(value)
+        case Mapping():
+            return 5 + sum(map(_size, value.items()))
+        case list() | tuple():
+            return 5 + sum(map(_size, value))
+        case _:
+            return 16
 
 
 def _count(value: Any) -> int:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -40,6 +41,9 @@ CONFIRM_PATIENCE: Final = 30.0
 
 GATHER: Final = 0.001
 """Seconds to let messages gather before a turn of publishing: each turn takes the interpreter from the loop."""
+
+HEADER_FRAME: Final = 20
+"""Bytes that a header frame has beside the properties."""
 
 CHANNEL_LOSSES: Final = 3
 """How often one message may see its channel closed under it before it is given up as the reason."""
@@ -176,6 +180,10 @@ class Publisher:
                 failures += 1
                 self.last_error = f"{type(error).__name__}: {error}"
                 log.warning("broker.publisher_lost", reason=self.last_error, pending=self.pending(), failures=failures)
+            except Exception as error:  # a library's slip: without this thread everybody would wait for ever
+                failures += 1
+                self.last_error = f"{type(error).__name__}: {error}"
+                log.exception("broker.publisher_failed", pending=self.pending(), failures=failures)
             finally:
                 self.ready.clear()
                 with contextlib.suppress(Exception):
@@ -240,7 +248,7 @@ class Publisher:
                 self._drain_wakes()
             if raw.sock in readable:
                 with contextlib.suppress(TimeoutError):
-                    while select.select([raw.sock], [], [], 0)[0]:
+                    while _has_more(raw.sock):
                         connection.drain_events(timeout=0.0001)
             now = time.monotonic()
             if not self._open or len(self._open) < before:
@@ -267,6 +275,12 @@ class Publisher:
                     if key not in {"priority", "content_type", "content_encoding"}
                 },
             )
+            # Serialised here and once: what fails inside of `basic_publish` would cost the connection, and so would a
+            # header frame that is too large, again and again.
+            properties = prepared._serialize_properties()  # noqa: SLF001 - py-amqp has no public way
+            prepared._serialize_properties = lambda: properties  # noqa: SLF001 - as above
+            if len(properties) + HEADER_FRAME > channel.connection.frame_max:
+                raise ValueError(f"headers of {len(properties):,} bytes do not fit into a frame")
         except Exception as error:  # noqa: BLE001 - a value that AMQP can't carry is this message's problem alone
             self._settle(pending, PublishFailed(f"The message can't be encoded for AMQP: {error}"))
             return
@@ -363,6 +377,11 @@ def _outcome(pending: _Pending) -> Exception | None:
         return None
     out = pending.message
     return Unroutable(f"The routing key {out.routing_key!r} of exchange {out.exchange!r} leads to no queue.")
+
+
+def _has_more(sock: socket.socket) -> bool:
+    """Tell whether there is something to read; under TLS it may have been taken off the wire already."""
+    return bool(isinstance(sock, ssl.SSLSocket) and sock.pending()) or bool(select.select([sock], [], [], 0)[0])
 
 
 def _bytes(body: Any) -> bytes:

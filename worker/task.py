@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import structlog
 
 from worker import result_event, tracing
-from worker.delivery import RESERVED, Delivery
+from worker.delivery import Delivery
 from worker.errors import (
     BadCommand,
     Conflict,
@@ -223,6 +223,7 @@ class Engine:
             headers=delivery.headers,
         )
         try:
+            delivery.check_headers()
             delivery.check_reply()
             operation = self._operation(command.type)
             self._check_key(delivery, command.type)
@@ -432,7 +433,7 @@ class Engine:
         event = _loaded(finished.event)
         told = json.loads(finished.event)
         subject, data = str(told["subject"]), told["data"]
-        await self._tell(event, ticket.delivery, subject=subject)
+        await self._tell(event, ticket.delivery, subject=subject, asked=ticket.command.id)
         if finished.dead and not finished.told:
             error = _as_error(data["error"])
             letter = ticket.delivery.dead(
@@ -690,20 +691,20 @@ class Engine:
 
     # Telling, confirmed.
 
-    async def _tell(self, event: ResultEvent, delivery: Delivery, *, subject: str) -> None:
-        """Publish a result event, to everybody and to whoever waits for the answer."""
+    async def _tell(self, event: ResultEvent, delivery: Delivery, *, subject: str, asked: str = "") -> None:
+        """Publish a result event, to everybody and to whoever waits for the answer to its own id (`asked`)."""
         with tracing.telling(event.type):
-            await self._tell_all(event, delivery, subject=subject)
+            await self._tell_all(event, delivery, subject=subject, asked=asked or subject)
 
-    async def _tell_all(self, event: ResultEvent, delivery: Delivery, *, subject: str) -> None:
+    async def _tell_all(self, event: ResultEvent, delivery: Delivery, *, subject: str, asked: str) -> None:
         everybody = self._certainly(_event(event, self.publisher.user, subject))
-        if delivery.reply_to is None or delivery.reply_to.startswith(RESERVED):
+        if delivery.reply_to is None or delivery.reply_is_ours:
             await everybody
             return
-        await asyncio.gather(everybody, self._answer(event, delivery, subject))
+        await asyncio.gather(everybody, self._answer(event, delivery, asked))
 
-    async def _answer(self, event: ResultEvent, delivery: Delivery, subject: str) -> None:
-        correlation = delivery.properties.get("correlation_id") or subject
+    async def _answer(self, event: ResultEvent, delivery: Delivery, asked: str) -> None:
+        correlation = delivery.properties.get("correlation_id") or asked
         reply = Outgoing(
             exchange="",
             routing_key=delivery.reply_to or "",
