@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
     The names of exchanges and queues are fixed by contract: two tests on one broker would read each other's messages.
     """
-    on_broker = {item.path for item in items if "amqp_url" in getattr(item, "fixturenames", ())}
+    # `broker` asks for the URL only while a test is set up.
+    on_broker = {item.path for item in items if {"amqp_url", "broker"} & {*getattr(item, "fixturenames", ())}}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("amqp" if item.path in on_broker else item.nodeid.partition("::")[0]))
 
