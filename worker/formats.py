@@ -21,6 +21,7 @@ from typing import Final, Protocol
 LONGEST_RECORD: Final = 4 * 1024 * 1024
 """Bytes that one record of a CSV may have, and so what a check holds back at most, beside the block it sees."""
 
+_EDGES: Final = {b",", b"\n", b""}  # what stands beside the quotes of a cell
 _DELETED: Final = bytes(byte for byte in range(256) if byte not in b',"\n')
 _HEAD: Final = 64 * 1024  # bytes in which the first element of an XML document must begin
 _TAIL: Final = 4 * 1024  # bytes in which its end must lie, comments after it included
@@ -212,13 +213,10 @@ def _read_record(lines: list[str], at: int, *, escaped: bool) -> tuple[int, int]
 
 def _quotes_are_in_place(text: bytes) -> bool:
     """Whether every quote stands at the beginning or the end of a cell, or is doubled."""
-    bare = b'"'.join(text.split(b'"')[::2])  # each quoted cell is one quote now
-    while b'""' in bare:
-        bare = bare.replace(b'""', b'"')
-    quotes = bare.count(b'"')
-    before = bare.count(b',"') + bare.count(b'\n"') + bare.startswith(b'"')
-    after = bare.count(b'",') + bare.count(b'"\n') + bare.count(b'"\r\n') + bare.endswith(b'"')
-    return quotes == before == after
+    outside = text.split(b'"')[::2]  # empty between the two of a doubled quote
+    before = {part[-1:] for part in outside[:-1]}
+    after = {part[:2] if part[:1] == b"\r" else part[:1] for part in outside[1:]}
+    return before <= _EDGES and after <= _EDGES | {b"\r\n"}
 
 
 class JsonCheck:
