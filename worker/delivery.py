@@ -84,12 +84,22 @@ class Journey:
     @classmethod
     def load(cls, text: str) -> Journey:
         """Read the header's JSON; raises `ValueError` or `TypeError` where it is not ours."""
-        found = json.loads(text)
+        try:
+            found = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deep to be ours") from None
         # By name, and only those: workers of two versions share the queues while they are being replaced.
         raw = {name: found[name] for name in cls.__slots__ if name in found} if isinstance(found, dict) else {}
         for name in ("received", "started", "not_before"):
             if raw.get(name) is not None:
                 raw[name] = datetime.fromisoformat(raw[name])
+                if raw[name].tzinfo is None:
+                    raise ValueError(f"{name} has no zone")
+        for name in ("attempt", "deferrals", "streak", "generation", "requests", "run"):
+            if type(raw.get(name, 0)) is not int:
+                raise TypeError(f"{name} is no whole number")
+        if not isinstance(raw.get("notes"), Mapping | None):
+            raise TypeError("notes is no object")
         return cls(**raw)
 
 

@@ -68,3 +68,28 @@ def test_an_answer_goes_to_no_queue_of_our_own(queue: str) -> None:
 def test_an_answer_goes_to_any_other_queue() -> None:
     """Direct reply-to among them."""
     delivery(reply_to="amq.rabbitmq.reply-to.g1h2").check_reply()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"received": "2026-11-22T12:00:00"}',
+        '{"received": 5}',
+        '{"received": "2026-11-22T12:00:00Z", "attempt": "2"}',
+        '{"received": "2026-11-22T12:00:00Z", "run": true}',
+        '{"received": "2026-11-22T12:00:00Z", "notes": []}',
+    ],
+)
+def test_a_journey_that_no_worker_wrote_is_none(forged: str) -> None:
+    """A publisher that shares the worker's broker user can write the header, and harms nobody by it."""
+    with pytest.raises((ValueError, TypeError)):
+        Journey.load(forged)
+
+
+def test_a_journey_survives_its_header() -> None:
+    """Written and read again it is the same."""
+    journey = Journey(received=NOW, attempt=3, deferrals=2, not_before=NOW, notes={"s:a": "1"}, unsure=True)
+    assert Journey.load(journey.dump()) == journey
