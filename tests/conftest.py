@@ -2,13 +2,14 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
 from kombu import Connection
 
+from tests.fleet import delete_queues
 from tests.fleet_fixtures import broker, make_fleet, sandbox
 
 __all__ = ["broker", "make_fleet", "sandbox"]
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def amqp_url() -> str:
+def amqp_url() -> Iterator[str]:
     """
     Give the URL of a RabbitMQ that answers, from `PLANRELAY_TEST_AMQP` or the default on this machine.
 
@@ -60,7 +61,8 @@ def amqp_url() -> str:
         if ON_CI:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    return url
+    yield url
+    delete_queues(lambda: Connection(url))
 
 
 @pytest.fixture
