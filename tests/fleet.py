@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import kombu
 import kombu.exceptions
 import redis
+from amqp.exceptions import NotFound, PreconditionFailed
 
 from config.settings import Settings, load_settings
 from sandbox import SandboxThread
@@ -220,8 +221,8 @@ class Fleet:
         store = redis.Redis.from_url(self.state)
         for key in store.scan_iter("planrelay:*", count=1000):
             store.delete(key)
-        # Emptied, not deleted: RabbitMQ 3.10 may lose its dead-lettering, for every queue of the node, when a queue goes
-        # that was declared an instant ago.
+        # Emptied, not deleted: RabbitMQ 3.10 may lose its dead-lettering, for every queue of the node, when a queue
+        # goes that was declared an instant ago.
         for queue in (*QUEUES, *(f"celery_delayed_{level}" for level in range(28))):
             with self.connection() as connection, contextlib.suppress(NotFound):
                 connection.channel().queue_purge(queue)
