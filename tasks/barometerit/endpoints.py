@@ -19,7 +19,7 @@ def _call(
     name: str,
     call: str,
     *,
-    source: str = "named in BIT-ENT; path assumed",
+    source: str = "named in Entity_Service; path assumed",
     evidence: Evidence = "assumed",
     replayable: bool = True,
     busy: frozenset[int] = frozenset(),
@@ -36,7 +36,7 @@ def _public(
     return _call(name, call, source=source, evidence="public", replayable=replayable, busy=busy)
 
 
-ENTITY_LIST: Final = _public("entity.list", "GET /entities", "BIT-ENT")
+ENTITY_LIST: Final = _public("entity.list", "GET /entities", "Entity_Service")
 ENTITY_READ: Final = _call("entity.read", "GET /entities/{bn}")
 ENTITY_CREATE: Final = _call("entity.create", "POST /entities", replayable=False)
 ENTITY_UPDATE: Final = _call("entity.update", "PUT /entities/{bn}")
@@ -46,10 +46,12 @@ ENTITY_FIELDS_READ: Final = _call("entity.fields.read", "GET /entities/{bn}/fiel
 ENTITY_FIELDS_UPDATE: Final = _call("entity.fields.update", "PUT /entities/{bn}/fields")
 ENTITY_LINKS: Final = _call("entity.links", "GET /entities/{bn}/links")
 ENTITY_TAGS: Final = _call("entity.tags", "GET /entities/{bn}/tags")
-ENTITY_PROPERTIES_READ: Final = _public("entity_properties.read", "GET /entityproperties/{type}", "BIT-GS, BIT-FILT")
-FIELD_LIST: Final = _public("field.list", "GET /fields", "BIT-FLD")
-FIELD_READ: Final = _public("field.read", "GET /fields/{bn}", "BIT-FLD")
-FIELD_CREATE: Final = _public("field.create", "POST /fields", "BIT-FLD", replayable=False)
+ENTITY_PROPERTIES_READ: Final = _public(
+    "entity_properties.read", "GET /entityproperties/{type}", "2Getting_Started, Filter_Service"
+)
+FIELD_LIST: Final = _public("field.list", "GET /fields", "Field_Services")
+FIELD_READ: Final = _public("field.read", "GET /fields/{bn}", "Field_Services")
+FIELD_CREATE: Final = _public("field.create", "POST /fields", "Field_Services", replayable=False)
 FIELD_UPDATE: Final = _call(
     "field.update", "PUT /fields/{bn}", source='barometerit.txt, "Field Services"; path assumed'
 )
@@ -57,23 +59,25 @@ FIELD_DELETE: Final = _call(
     "field.delete", "DELETE /fields/{bn}", source='barometerit.txt, "Field Services"; path assumed'
 )
 FIELDSET_LIST: Final = _call("fieldset.list", "GET /fieldsets")
-FIELDSET_READ: Final = _public("fieldset.read", "GET /fieldsets/{bn}", "BIT-FS")
-FIELDSET_CREATE: Final = _public("fieldset.create", "POST /fieldsets", "BIT-FS", replayable=False)
-FIELDSET_UPDATE: Final = _public("fieldset.update", "PUT /fieldsets/{bn}", "BIT-FS")
+FIELDSET_READ: Final = _public("fieldset.read", "GET /fieldsets/{bn}", "Fieldset_Service")
+FIELDSET_CREATE: Final = _public("fieldset.create", "POST /fieldsets", "Fieldset_Service", replayable=False)
+FIELDSET_UPDATE: Final = _public("fieldset.update", "PUT /fieldsets/{bn}", "Fieldset_Service")
 FIELDSET_DELETE: Final = _call(
     "fieldset.delete", "DELETE /fieldsets/{bn}", source='barometerit.txt, "Fieldset Services"; path assumed'
 )
-FILTER_BUILD: Final = _public("filter.build", "POST /filter", "BIT-FILT")
-OPERABLE_FILTER_BUILD: Final = _public("operable_filter.build", "POST /operablefilter", "BIT-FILT")
-SEARCH: Final = _public("search", "POST /search/unified", "BIT-SRCH")
-ASSOCIATION_UPDATE: Final = _public("association.update", "POST /association", "BIT-ASSOC")
-ASSOCIATION_LIST: Final = _public("association.list", "GET /association", "BIT-ASSOC")
-PROPOSAL_LIST: Final = _public("proposal.list", "GET /proposals", "BIT-PROP")
-REPORT_GENERATE: Final = _public("report.generate", "POST /reports/{report_bn}", "BIT-REP", busy=LOCKED)
+FILTER_BUILD: Final = _public("filter.build", "POST /filter", "Filter_Service")
+OPERABLE_FILTER_BUILD: Final = _public("operable_filter.build", "POST /operablefilter", "Filter_Service")
+SEARCH: Final = _public("search", "POST /search/unified", "Search_Service")
+ASSOCIATION_UPDATE: Final = _public("association.update", "POST /association", "Association_Service")
+ASSOCIATION_LIST: Final = _public("association.list", "GET /association", "Association_Service")
+PROPOSAL_LIST: Final = _public("proposal.list", "GET /proposals", "Proposal_Service")
+REPORT_GENERATE: Final = _public("report.generate", "POST /reports/{report_bn}", "Reporting_Service", busy=LOCKED)
 REPORT_SIZE: Final = _call(
     "report.size", "GET /reports/{asset_bn}/size", source='barometerit.txt, "Reporting Service"; path assumed'
 )
-REPORT_DOWNLOAD: Final = _public("report.download", "GET /reports/{asset_bn}", "BIT-REP", busy=frozenset({409, 423}))
+REPORT_DOWNLOAD: Final = _public(
+    "report.download", "GET /reports/{asset_bn}", "Reporting_Service", busy=frozenset({409, 423})
+)
 DOCUMENT_UPLOAD: Final = _call(
     "document.upload",
     "POST /documents",

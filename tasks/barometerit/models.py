@@ -151,6 +151,14 @@ class EntityList(Paged):
     fieldsets: Annotated[bool, Field(strict=True)] = False
     only_changed: Annotated[bool, Field(strict=True)] | None = None
 
+    @model_validator(mode="after")
+    def _can_go_on(self) -> Self:
+        if self.only_changed and self.updated_to is not None:
+            raise ValueError(
+                "only_changed goes without updated_to: what changed after that day would never be exported"
+            )
+        return self
+
 
 class EntityCreate(Creation):
     """A new entity (BIT-GS: it needs a few basic properties; which values they may have, entity_properties tells)."""

@@ -83,6 +83,7 @@ def test_days_are_written_as_the_vendor_writes_them(day: Any) -> None:
         ("report.export", {"report_bn": BN, "destination": "x.csv", "format": "xlsx"}, "format"),
         ("report.export", {"report_bn": BN}, "data.destination is required"),
         ("entity.list", {"type": "SYS", "destination": "x.txt"}, "must end in .jsonl, .ndjson or .csv"),
+        ("entity.list", {"type": "SYS", "only_changed": True, "updated_to": "2026-05-20"}, "without updated_to"),
         ("entity.list", {"type": "SYS", "page": 2}, "is not a field of barometerit.entity.list"),
         ("field.create", {"name": "x", "data_type": "NUMBER"}, "data_type"),
     ],
