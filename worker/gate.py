@@ -121,10 +121,7 @@ class Gate:
             self.closed_until,
             self.paused_until,
             None if self.points is None else self.points.window,
-            [
-                slots.lacking and (True, sum(share.held for share in slots.shares.values()))
-                for slots in self.slots.values()
-            ],
+            [slots.outlook for slots in self.slots.values()],
         )
 
     # What closes and opens it
@@ -193,11 +190,11 @@ class Gate:
         """
         Give `worker` what it may use of `connection` from now on; this renews its lease.
 
-        `alone` above 1: the worker can't see the others, of whom there were so many, and takes its part only.
+        `alone` above 1: the worker can't see the others, of whom there were so many: it goes that much slower.
         """
         slots = self.slots.setdefault(connection, Slots())
         wish = Share(used=ask.used, wants=ask.waiting, singles=ask.singles)
-        most = max(limits.in_flight // alone, 1)
+        most = limits.in_flight
         phase = self.phase(now)
         match phase:
             case Phase.CLOSED | Phase.PAUSED:

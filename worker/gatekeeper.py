@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,7 @@ from worker.gate import PAUSE_LOOK, Gate, Phase
 from worker.grants import Ask, Grant, Hold, Limits, refusal
 from worker.points import Remaining
 from worker.retry_budget import RetryBudget
-from worker.shared_gates import Copy, StoreAway
+from worker.shared_gates import PATIENCE, Copy, StoreAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +38,17 @@ REFRESH: Final = 1.0
 STALE: Final = 2.5
 """Seconds after which a view is no longer believed."""
 
+STALE_UNHEARD: Final = 0.1
+"""The same while the worker does not hear what others change."""
+
 LINGER: Final = 3.0
 """Seconds for which a gate is kept in view after its last request."""
 
 FRUITLESS: Final = 0.01
 """Seconds until the next turn after one that gave nothing."""
+
+AT_ONCE: Final = 1e-6
+"""Seconds that are not worth a timer."""
 
 TELL: Final = 0.02
 """Seconds within which the points of answers are told, several together."""
@@ -109,6 +115,7 @@ class Gatekeeper:
         self._nudge = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._workers = 1
+        self._settled = -math.inf
         self.budget = RetryBudget(clock())
 
     @property
@@ -145,8 +152,8 @@ class Gatekeeper:
             return
         self.copy.take(version, text)
         self._view()
-        short = any(slots.lacking for slots in self.copy.gate.slots.values())
-        if not self._open or any(line.queued or (short and line.held > line.used) for line in self.lines.values()):
+        lines = self.lines.values()
+        if not self._open or any(line.queued or (line.wanted_elsewhere and line.held > line.used) for line in lines):
             self.wake()
 
     # What answers tell
@@ -221,6 +228,8 @@ class Gatekeeper:
             for line in self.lines.values():
                 line.drop()
         self._open = not closed
+        for name, line in self.lines.items():
+            line.wanted_elsewhere = name in gate.slots and gate.slots[name].lacks_beside(self._me)
         if self._observer is not None:
             points = None if gate.points is None else max(gate.points.left, 0.0)
             self._observer.gate(self.key, closed=closed, points=points)
@@ -249,7 +258,7 @@ class Gatekeeper:
             if self._next is not None:
                 due = min(due, self._next)
             left = (earliest if self._wanted else max(due, earliest)) - self.clock()
-            if left <= 0:
+            if left <= AT_ONCE:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -269,7 +278,7 @@ class Gatekeeper:
             self._turning = False
         del self._reports[: len(reports)]
         self._turned = self.clock()
-        self._fresh_until = self._turned + STALE
+        self._fresh_until = self._turned + (STALE if self.gates.hears or self.gates.away else STALE_UNHEARD)
         self._view()
         self._fruitful = False
         for request, reply in zip(requests, replies, strict=True):
@@ -309,12 +318,21 @@ class Gatekeeper:
         except StoreAway:
             gate = self.copy.fresh()
             gate.only(self._me)
+            requests = [replace(request, limits=self._part(request)) for request in requests]
             replies, _ = decide(gate, self.gates.now(), self._workers)
             self.copy.keep(gate)
             self.copy.apart = gate
         else:
             self._workers = self.copy.gate.workers
+            self._settled = self.clock()
         return replies
+
+    def _part(self, request: _Request) -> Limits:
+        """Give this process's part of the slots while it can't ask: no more than it holds, until all know of that."""
+        part = max(request.limits.in_flight // self._workers, 1)
+        if self.clock() < self._settled + STALE + PATIENCE:
+            part = min(part, request.line.held)
+        return replace(request.limits, in_flight=part)
 
     def _decide(self, gate: Gate, now: float, request: _Request, *, alone: int = 1) -> _Reply:
         line, ask = request.line, request.ask

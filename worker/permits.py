@@ -26,6 +26,9 @@ LEAST_SPARE: Final = 4
 MOST_SPARE: Final = 32
 """Starts that a worker keeps ready, where there are plenty of points: as many as it lately used, between these."""
 
+AT_ONCE: Final = 1e-6
+"""Seconds that are not worth a timer."""
+
 _ANY: Final = Start(0.0)
 
 
@@ -81,6 +84,8 @@ class Line:
         self.free = False
         """Whether requests may start whenever there is a slot; else each needs one of `starts`."""
         self.starts: deque[tuple[float, Start]] = deque()
+        self.wanted_elsewhere = False
+        """Whether another worker lacks slots."""
         self.unused = 0
         """Starts that were dropped and are to be given back."""
         self.active = clock()
@@ -158,6 +163,8 @@ class Line:
             self.held -= 1
             self.keeper.wake()
         self.serve()
+        if self.used < self.held and self.wanted_elsewhere:
+            self.keeper.wake()
 
     def serve(self) -> int:
         """Let in who may start now, and set a timer for who may start later; gives how many were let in."""
@@ -170,7 +177,7 @@ class Line:
             self._waiting[waiter.bulk].popleft()
             waiter.future.set_result(start)
             served += 1
-        if self._timer is None and self.starts and self.starts[0][0] > now:
+        if self._timer is None and self.starts and self.starts[0][0] > now + AT_ONCE:
             self._timer = asyncio.get_running_loop().call_later(self.starts[0][0] - now, self._due)
         return served
 
@@ -184,7 +191,7 @@ class Line:
             return None
         start = _ANY
         if not self.free:
-            if not self.starts or self.starts[0][0] > now:
+            if not self.starts or self.starts[0][0] > now + AT_ONCE:
                 return None
             start = self.starts.popleft()[1]
         self.used += 1

@@ -43,8 +43,8 @@ KEPT: Final = 7 * 86_400
 LONGEST_CLOSING: Final = 10 * 365 * 86_400
 """Seconds for which a gate that is paused for good is remembered beyond that."""
 
-RACES: Final = 50
-"""Lost races in a row after which something else must be wrong."""
+RACES: Final = 1_000
+"""Lost races in a row after which something else must be wrong: each was won by somebody."""
 
 _SWAP: Final = Script.of("""
 local time = redis.call('TIME')
@@ -97,6 +97,7 @@ class Alone:
 
     away: None = None
     slack: Final = 0.0
+    hears: Final = True
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.now = clock
@@ -140,6 +141,8 @@ class SharedGates:
         """Why the store is not there; None: it is."""
         self.slack = 0.0
         """Seconds by which `now` may be behind the store's clock."""
+        self.hears = False
+        """Whether what other workers change is heard at once."""
         self._redis = redis
         self._store = Store(redis)
         self._clock = clock
@@ -162,9 +165,7 @@ class SharedGates:
             raise StoreAway(self.away)
         if not self._synced or not copy.version:
             await self._swap(key, copy)
-        for race in range(RACES):
-            if race > 3:
-                await asyncio.sleep(0.001 * (race + self._clock() % 1))  # as much chance as it takes to part two racers
+        for _ in range(RACES):
             gate = copy.fresh()
             now = self.now()
             if copy.apart is not None:
@@ -260,14 +261,18 @@ class SharedGates:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(CHANNEL)
-                    pause = RETRIES[0]
                     while True:
-                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=60.0)
-                        if message is not None:
-                            key, version, text = message["data"].decode().split("\n", 2)
-                            self._tell(key, version, text)
+                        message = await pubsub.get_message(timeout=60.0)
+                        if message is not None and message["type"] == "message":
+                            self._tell(*message["data"].decode().split("\n", 2))
+                        elif message is not None and not self.hears:
+                            pause, self.hears = RETRIES[0], True
+                            self._tell(None, "", "")  # something may have been missed
             except (TimeoutError, RedisError, OSError) as error:
                 log.debug("throttle.unheard", reason=str(error))
+            if self.hears:
+                self.hears = False
+                self._tell(None, "", "")
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 

@@ -79,6 +79,16 @@ class Slots:
         return any(share.lacks for share in self.shares.values())
 
     @property
+    def outlook(self) -> tuple[object, ...]:
+        """What of it others wait for: who lacks slots, and whether any come free."""
+        lacking = tuple(sorted(name for name, share in self.shares.items() if share.lacks))
+        return (lacking, sum(share.held for share in self.shares.values())) if lacking else ()
+
+    def lacks_beside(self, worker: str) -> bool:
+        """Whether any other worker wants more than it holds."""
+        return any(share.lacks for name, share in self.shares.items() if name != worker)
+
+    @property
     def waiting(self) -> int:
         """Requests that wait, in all workers."""
         return sum(share.wants for share in self.shares.values())
