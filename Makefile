@@ -9,7 +9,7 @@ LOCK := .venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check soak format lock clean
+.PHONY: help demo test check soak docs format lock clean
 
 help: ## these lines
 	@sed -nE 's/^([a-z.]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,9 @@ check: .venv ## format, lint, types, import contracts, every test, coverage floo
 
 soak: .venv ## the tests that run for long
 	$(BIN)/python -m pytest -m soak --timeout 0
+
+docs: .venv ## write the list of commands in docs/messages.md from the models
+	$(BIN)/python docs/generate.py
 
 format: .venv ## lay out the code and mend what the linter can mend
 	$(BIN)/ruff format

@@ -9,6 +9,7 @@ its body hands the ticket to the process's engine and returns when the command i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -42,6 +43,7 @@ from worker.pool import current
 from worker.store import Store, connect
 from worker.task import Ending, Engine, Ticket, utc_now
 from worker.telemetry import Endpoints, Metrics, Redactor, configure_logging
+from worker.throttle import StoreAway
 from worker.turnstile import Turnstile
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
     from config.connections import Connection
 
 log = structlog.get_logger("planrelay")
+
+GATES_EVERY: Final = 5.0
+"""Seconds between two looks at how the gates stand, for the metrics."""
 
 REQUEUE_PAUSE: Final = 5.0
 """Seconds before a command that met a bug of the engine's own goes back to its queue."""
@@ -221,7 +226,8 @@ class Host:
         self._traces = tracing.start()
         self.publisher.start(loop)
         await self.wire.start()
-        self._rhythm = [loop.create_task(self.engine.keep_claims()), *self.parking.rhythm(loop)]
+        own = (self.engine.keep_claims(), self._watch_gates())
+        self._rhythm = [*map(loop.create_task, own), *self.parking.rhythm(loop)]
         if self.app.settings.worker.metrics_port:
             await self.endpoints.start()
 
@@ -256,6 +262,15 @@ class Host:
             pool.call_soon(callback, done)
         else:
             callback(done)
+
+    async def _watch_gates(self) -> None:
+        """Keep the gates' metrics true, also where no command has come by since a gate closed or opened."""
+        keys = {connection.limit_key for connection in self.app.settings.connections.values()}
+        while True:
+            with contextlib.suppress(StoreAway):
+                for view in await self.wire.throttle.look(keys):
+                    self.metrics.gate(view.limit_key, closed=view.closed_for is not None, points=view.points)
+            await asyncio.sleep(GATES_EVERY)
 
     def drain(self) -> None:
         """Begin to let go: what runs may finish within the drain timeout, the rest goes back to the broker."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from worker.command import Operation
-from worker.errors import RelayError
+from worker.errors import kinds
 from worker.message import CLOUDEVENT
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -187,15 +187,6 @@ def _event_message(operation: Operation, outcome: str) -> dict[str, Any]:
     }
 
 
-def _kinds() -> list[str]:
-    """Give every kind of error, as the tree has them."""
-    found, left = {RelayError.kind}, [RelayError]
-    while left:
-        left = [each for parent in left for each in parent.__subclasses__()]
-        found |= {each.kind for each in left}
-    return sorted(found)
-
-
 _INSTANT: Final = {"type": "string", "format": "date-time"}
 _TOLD: Final[Mapping[str, Any]] = {
     "command": {
@@ -214,7 +205,7 @@ _TOLD: Final[Mapping[str, Any]] = {
 _ERROR: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {
-        "kind": {"enum": _kinds()},
+        "kind": {"enum": kinds()},
         "message": {"type": "string"},
         "status": {"type": ["integer", "null"], "description": "The vendor's HTTP status."},
         "response": {"type": ["string", "null"], "maxLength": 2000, "description": "What it said, secrets removed."},

@@ -218,3 +218,12 @@ class NotAllowed(BadCommand):
     """The publisher may not ask for this."""
 
     kind = "forbidden"
+
+
+def kinds() -> list[str]:
+    """Give every kind of error, as the tree has them."""
+    found, left = {RelayError.kind}, [RelayError]
+    while left:
+        left = [each for parent in left for each in parent.__subclasses__()]
+        found |= {each.kind for each in left}
+    return sorted(found)
