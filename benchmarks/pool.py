@@ -60,14 +60,14 @@ async def body() -> None:
     os.write(DIARY, b"%d\n" % time.time_ns())
 
 
-@app.task(name="on_the_loop")  # type: ignore[untyped-decorator]  # Celery's is Any
+@app.task(name="on_the_loop")
 @coroutine_task
 async def on_the_loop() -> None:
     """Run the body on the process's one loop."""
     await body()
 
 
-@app.task(name="by_itself")  # type: ignore[untyped-decorator]  # Celery's is Any
+@app.task(name="by_itself")
 def by_itself() -> None:
     """Run the body on a loop of its own."""
     asyncio.run(body())

@@ -117,6 +117,8 @@ class Worker(Section):
     metrics_host: str = Field(default="127.0.0.1", min_length=1)
     results: Flag = False
     """Whether Celery's `AsyncResult.get()` works, kept in the state store."""
+    max_memory: Size | None = None
+    """Memory above which a worker drains and exits, for its supervisor to start it again; None: no limit."""
     include: tuple[str, ...] = _SLICES
     """The slices to load."""
 

@@ -35,6 +35,7 @@ from worker.bridge import await_, process_loop
 from worker.command import Operation, System
 from worker.events import Publisher
 from worker.gateway import Gateway, Wire
+from worker.guard import guard
 from worker.ladder import Ladder, Shelf
 from worker.ledger import Ledger
 from worker.outcome import RetryPolicy
@@ -228,6 +229,8 @@ class Host:
         await self.wire.start()
         own = (self.engine.keep_claims(), self._watch_gates())
         self._rhythm = [*map(loop.create_task, own), *self.parking.rhythm(loop)]
+        if current() is not None:  # in a worker: nobody else is ours to end
+            self._rhythm.append(loop.create_task(guard(self.app.settings.worker.max_memory)))
         if self.app.settings.worker.metrics_port:
             await self.endpoints.start()
 

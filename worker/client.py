@@ -25,7 +25,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakValueDictionary
 
+import structlog
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 
@@ -40,8 +42,13 @@ from worker.message import CLOUDEVENT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = structlog.get_logger("planrelay.client")
+
 SOURCE: Final = "/planrelay/client"
 REPLY_EXPIRES_MS: Final = 60 * 60 * 1000
+
+READY_PATIENCE: Final = 30.0
+"""Seconds that the first command may wait for the queue of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class Client:
 
     async def asend(self, type: str, *, connection: str, data: Mapping[str, Any] | None = None, **more: Any) -> Sent:
         """Publish one command from a coroutine; see `send`."""
+        if more.get("answer", True) and not self._answers.ready:
+            await asyncio.to_thread(self._answers.wait)
         publishing, sent = self._prepare(
             type,
             connection,
@@ -181,15 +190,26 @@ class _Answers:
         self.queue = f"planrelay-client.{uuid.uuid4().hex}"
         self._url = url
         self._options = dict(options)
-        self._expected: dict[str, concurrent.futures.Future[dict[str, Any]]] = {}
+        # An answer that nobody waits for any more (a time-out, say) is not remembered for ever.
+        self._expected: WeakValueDictionary[str, concurrent.futures.Future[dict[str, Any]]] = WeakValueDictionary()
         self._closing = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planrelay-answers", daemon=True)
         self._thread.start()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the queue exists."""
+        return self._ready.is_set()
+
+    def wait(self) -> None:
+        """Wait until the queue exists; raises `TimeoutError`. An answer to a queue that is not there yet is lost."""
+        if not self._ready.wait(READY_PATIENCE):
+            raise TimeoutError(f"The broker has not answered within {READY_PATIENCE:.0f} s.")
+
     def expect(self, token: str) -> concurrent.futures.Future[dict[str, Any]]:
         """Give the future of the answer with this correlation id; the queue exists when this returns."""
-        self._ready.wait(30)
+        self.wait()
         future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
         self._expected[token] = future
         return future
@@ -221,14 +241,16 @@ class _Answers:
                                 connection.drain_events(timeout=0.5)
                             connection.heartbeat_check()
                         consumer.channel.queue_delete(self.queue)
-            except (OSError, OperationalError, *Connection(self._url).connection_errors):
-                time.sleep(0.5)
+            except Exception as error:  # noqa: BLE001 - without this thread everybody would wait for ever
+                log.warning("client.answers_lost", reason=f"{type(error).__name__}: {error}")
+                self._closing.wait(0.5)
 
     def _on_message(self, message: Any) -> None:
-        future = self._expected.pop(str(message.properties.get("correlation_id")), None)
-        if future is not None and not future.done():
-            body = message.body
-            future.set_result(json.loads(body))
+        with contextlib.suppress(ValueError):  # anybody may write to a queue whose name it knows
+            event = json.loads(message.body)
+            future = self._expected.pop(str(message.properties.get("correlation_id")), None)
+            if future is not None and not future.done():
+                future.set_result(event)
 
 
 def listen(settings: Settings, pattern: str, *, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:

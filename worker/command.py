@@ -7,6 +7,7 @@ Pure: a slice is readable (for `planrelay operations`, schemas and tests) withou
 
 from __future__ import annotations
 
+import builtins
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Operation:
     """
 
     type: str
-    data: type[CommandData]
+    data: builtins.type[CommandData]
     uses: tuple[Endpoint, ...]
     body: Body
     bulk: bool = False
@@ -99,7 +100,7 @@ class Operation:
 def command(
     type: str,
     *,
-    data: type[CommandData],
+    data: builtins.type[CommandData],
     uses: tuple[Endpoint, ...],
     bulk: bool = False,
 ) -> Callable[[Body], Operation]:

@@ -98,6 +98,8 @@ class Gateway:
         """Make one; `attempt` is the command's, `bulk` its operation's, `deadline` when it must have ended."""
         self.connection = connection
         self.tally = Tally(attempt)
+        self.on_permit: Callable[[], Awaitable[None]] | None = None
+        """Awaited once, before the first request goes out."""
         self._wire = wire
         self._system = wire.systems[connection.system]
         self._bulk = bulk
@@ -164,6 +166,9 @@ class Gateway:
     ) -> Answer:
         permit = await self._permit(stack, retry=self._retry)
         self._retry = False
+        if self.on_permit is not None:
+            tell, self.on_permit = self.on_permit, None
+            await tell()
         try:
             return await transmit(stack, request, self._headers(request, authorization), permit)
         except Unauthorized as error:

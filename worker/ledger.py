@@ -68,6 +68,8 @@ class Claim:
     steps: Mapping[str, Any] = field(default_factory=dict)
     intents: Mapping[str, timedelta] = field(default_factory=dict)
     """Requests that may have taken effect, each with its age."""
+    late: bool = False
+    """Whether the run counts as begun only once `begin` says so."""
     new: bool = False
     """Whether the ledger knew nothing of the command."""
     ledger_age: timedelta = timedelta.max
@@ -109,8 +111,8 @@ _CLAIM = Script.of(
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local old = redis.call('HMGET', KEYS[1],
-  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply', 'begun')
-local state, lost, run = old[1], 0, tonumber(ARGV[12])
+  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply', 'begun', 'missed')
+local state, lost, missed, run = old[1], 0, 0, tonumber(ARGV[12])
 local born = redis.call('GET', KEYS[3])
 if not born then born = now redis.call('SET', KEYS[3], now) end
 if state then
@@ -120,13 +122,14 @@ if state then
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
     if left > 0 then return {'elsewhere', left} end
-    lost = tonumber(old[5])
-    if old[11] ~= '0' then lost = lost + 1 end
+    lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
+    if old[11] == '0' then missed = missed + 1 else lost = lost + 1 end
   end
   run = tonumber(old[8])
 end
+local late = lost >= tonumber(ARGV[13]) and missed < 3
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'begun', lost < tonumber(ARGV[13]) and 1 or 0, 'changed', now)
+  'data', data, 'run', run, 'begun', late and 0 or 1, 'missed', missed, 'changed', now)
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
@@ -135,7 +138,7 @@ if not state then
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
-local answer = {'run', lost, run, now, state and 0 or 1, now - born}
+local answer = {'run', lost, run, now, state and 0 or 1, now - born, late and 1 or 0}
 if state or #ARGV > 13 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
@@ -206,7 +209,7 @@ local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if not held[1] then return -1 end
 if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'gen', ARGV[3], 'attempts', ARGV[4], 'deferrals', ARGV[5],
-  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'lost', 0, 'changed', now)
+  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'lost', 0, 'missed', 0, 'changed', now)
 redis.call('HDEL', KEYS[1], 'owner', 'lease')
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 return 1
@@ -282,12 +285,14 @@ class Ledger:
         received_ms: int,
         reply: str,
         run: int,
+        waits: bool = False,
         notes: Mapping[str, str] | None = None,
     ) -> Claim | Finished | Elsewhere | Stale | Mismatch:
         """
         Take the command for this worker, or say why not.
 
-        `run` and `notes` (what an earlier run had written down) count only where the ledger knows nothing.
+        `run` and `notes` (what an earlier run had written down) count only where the ledger knows nothing. `waits`: the
+        run will stand in line before it does anything, and does not count as lost if its worker dies meanwhile.
         """
         claim = [
             self.owner,
@@ -302,12 +307,12 @@ class Ledger:
             received_ms,
             reply,
             run,
-            SUSPECT,
+            0 if waits else SUSPECT,
         ]
         answer = await self._claim(key, claim, notes or {})
         match answer[0]:
             case b"run":
-                fields = {name.decode(): value.decode() for name, value in zip(answer[6::2], answer[7::2], strict=True)}
+                fields = {name.decode(): value.decode() for name, value in zip(answer[7::2], answer[8::2], strict=True)}
                 self._held[key.digest] = _Held(key, claim, fields)
                 return _claim(answer, fields)
             case b"done" | b"dead":
@@ -357,7 +362,7 @@ class Ledger:
         self._held.pop(digest, None)
 
     async def begin(self, digest: str) -> None:
-        """Say that a suspect's run begins now: only then it counts as lost with its worker."""
+        """Say that a late run begins now: from here on it counts as lost with its worker."""
         if not await self._insist(WRITE, digest, [self.owner, "begun", "1"]):
             raise ClaimLost(digest)
 
@@ -485,7 +490,7 @@ def _ids(command_id: str) -> str:
 
 
 def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
-    _, lost, run, now, new, age, *_ = answer
+    _, lost, run, now, new, age, late, *_ = answer
     steps: dict[str, Any] = {}
     intents: dict[str, timedelta] = {}
     for name, value in fields.items():
@@ -495,5 +500,11 @@ def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
         else:
             intents[what] = timedelta(milliseconds=max(now - int(value), 0))
     return Claim(
-        lost=lost, run=run, steps=steps, intents=intents, new=bool(new), ledger_age=timedelta(milliseconds=age)
+        lost=lost,
+        run=run,
+        steps=steps,
+        intents=intents,
+        new=bool(new),
+        late=bool(late),
+        ledger_age=timedelta(milliseconds=age),
     )

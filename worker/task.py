@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
-from worker import result_event, tracing
+from worker import result_event, topology, tracing
 from worker.delivery import Delivery
 from worker.errors import (
     BadCommand,
@@ -64,6 +65,10 @@ LOST_RUNS: Final = 4
 SHORT_WAIT: Final = timedelta(seconds=1.5)
 """A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
 
+
+WORN: Final = topology.DELIVERY_LIMIT // 2
+"""Deliveries after which a message is replaced by a fresh copy: the broker counts those of a worker that only held it
+when it died, and would in the end dead-letter the command untold. What runs were lost is the ledger's to count."""
 
 YOUNG_LEDGER: Final = timedelta(hours=1)
 """How long after its ledger was emptied a redelivered command may have had a run of which it doesn't know."""
@@ -173,6 +178,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.jobs: dict[str, _Job] = {}
+        self.present: Counter[str] = Counter()
+        """Jobs by connection."""
         self.suspects = Turnstile(1)
         self._draining = asyncio.Event()
         self._side: set[asyncio.Task[Any]] = set()
@@ -322,6 +329,7 @@ class Engine:
             await asyncio.shield(other.settled)  # a second delivery joins the run; the ledger then has its end
         job = _Job(ticket, asyncio.get_running_loop().create_future())
         self.jobs[command.key] = job
+        self.present[command.connection] += 1
         attempt, broker = ticket.delivery.journey.attempt, "rabbitmq" if self.amqp else "valkey"
         try:
             with tracing.run(command, attempt=attempt, broker=broker) as traced:
@@ -334,6 +342,7 @@ class Engine:
             raise
         finally:
             del self.jobs[command.key]
+            self.present[command.connection] -= 1
             self.ledger.forget(command.key)
             job.settled.set_result(None)
 
@@ -341,6 +350,8 @@ class Engine:
         ticket = job.ticket
         journey = ticket.delivery.journey
         try:
+            if ticket.delivery.deliveries >= WORN:
+                raise Postpone(timedelta(0), "worn")
             await self._until_due(ticket)
             too_old = self._too_old(ticket)
             claim = await self._claim(job)
@@ -370,10 +381,18 @@ class Engine:
             yield
             return
         async with self.suspects.turn(job.ticket.connection.name):
-            with contextlib.suppress(StoreAway):
-                await self.ledger.begin(job.ticket.command.key)
             log.warning("command.suspect", lost=claim.lost)
+            if claim.late and not self._in_line(job.ticket):
+                await self._begin(job.ticket)
             yield
+
+    async def _begin(self, ticket: Ticket) -> None:
+        with contextlib.suppress(StoreAway):  # not counted then, should it be lost
+            await self.ledger.begin(ticket.command.key)
+
+    def _in_line(self, ticket: Ticket) -> bool:
+        """Whether so many commands of its connection are here that this one will stand at the gate first."""
+        return self.present[ticket.connection.name] > max(ticket.connection.max_in_flight // 4, 1)
 
     async def _until_due(self, ticket: Ticket) -> None:
         """Wait for the carried instant: never early. What is further off goes back to the broker."""
@@ -404,6 +423,7 @@ class Engine:
                 received_ms=round(journey.received.timestamp() * 1000),
                 reply=_reply(ticket.delivery),
                 run=journey.run,
+                waits=self._in_line(ticket),
                 notes=journey.notes,
             )
         except StoreAway as away:
@@ -468,6 +488,8 @@ class Engine:
             unsure=claim is not None and self._forgotten(ticket.delivery, claim),
             log=log,
         )
+        if claim is not None and claim.late:
+            gateway.on_permit = functools.partial(self._begin, ticket)
         job.run, job.gateway = run, gateway
         log.debug("command.started")
         with self.metrics.in_flight(ticket.connection.name):
@@ -569,7 +591,7 @@ class Engine:
         return max(wait, job.run.resolve_after) if job.run is not None and job.run.unresolved else wait
 
     async def _postpone(self, job: _Job, postponed: Postpone) -> tuple[Ending, Any]:
-        waiting = postponed.reason in {"running_elsewhere", "not_due"}
+        waiting = postponed.reason in {"running_elsewhere", "not_due", "worn"}
         return await self._park(job, postponed.wait, postponed.reason, None, Ending.POSTPONED, own=not waiting)
 
     async def _park(

@@ -8,11 +8,13 @@ So a refused batch is halved until the refused entities stand alone, and what an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.barometerit.writes import proposals_of, shows
-from worker.errors import Conflict, Forbidden, Invalid, NotFound, TransportError, Unavailable
+from worker.errors import Conflict, Forbidden, Invalid, NotFound
+from worker.many import Many
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit, Object
@@ -40,7 +42,7 @@ class Batch:
 
 
 @dataclass(slots=True)
-class Many:
+class UpdateMany:
     """One such command."""
 
     run: Run
@@ -50,23 +52,27 @@ class Many:
     accepted: bool = False
 
     async def result(self, data: EntityUpdateMany) -> Result:
-        """Write batch after batch; each is a step, so that none is written twice by a redelivery."""
+        """Write all batches, several side by side; each is a step, so that none is written twice by a redelivery."""
         bns = list(dict.fromkeys(data.bns))
-        batches = [bns[start : start + data.batch_size] for start in range(0, len(bns), data.batch_size)]
+        batches = {
+            f"batch:{start}": bns[start : start + data.batch_size] for start in range(0, len(bns), data.batch_size)
+        }
+        left = {name: batch for name, batch in batches.items() if self.run.kept(name) is None}
+        many: Many[str] = Many(self.run, total=len(bns), done=len(bns) - sum(map(len, left.values())))
+
+        async def write(name: str) -> int:
+            await self.run.step(name, partial(self._kept, left[name]))
+            return len(left[name])
+
+        await many.each(left, write)
+        await many.raise_failures()
         done = Batch()
-        for number, batch in enumerate(batches):
-            await self.run.breathe()
-
-            async def write(batch: Sequence[str] = batch) -> dict[str, Any]:
-                written = await self._write(batch)
-                return {"outcomes": written.outcomes, "proposed": written.proposed, "reasons": written.reasons}
-
-            try:
-                done.add(Batch(**await self.run.step(f"batch:{number}", write)))
-            except (TransportError, Unavailable) as error:
-                raise await self.run.unfinished(error, left=len(batches) - number) from error
-            self.run.progress(len(done.outcomes), len(bns))
+        for name in batches:
+            done.add(Batch(**self.run.kept(name)))
         return _told(done, len(bns))
+
+    async def _kept(self, bns: Sequence[str]) -> dict[str, Any]:
+        return asdict(await self._write(bns))
 
     async def _write(self, bns: Sequence[str]) -> Batch:
         try:

@@ -262,17 +262,6 @@ class FieldUpdate(FieldChanges):
     bn: Bn
 
 
-class FieldsetChanges(Data):
-    """A fieldset's own settings; `fields` are BNs, in their order (BIT-FS)."""
-
-    name: Name | None = None
-    fields: Annotated[tuple[Bn, ...], Field(max_length=500)] | None = None
-    expanded: Annotated[bool, Field(strict=True)] | None = None
-    fieldset_id: Name | None = None
-    help_text: Text | None = None
-    notes: Text | None = None
-
-
 class FieldsetCreate(Creation):
     """
     A new fieldset; `fields` are BNs, in their order (BIT-FS).
@@ -300,10 +289,16 @@ class FieldsetCreate(Creation):
         return self
 
 
-class FieldsetUpdate(FieldsetChanges):
-    """Some settings of a fieldset."""
+class FieldsetUpdate(Data):
+    """Some settings of a fieldset; `fields` are BNs, in their order (BIT-FS)."""
 
     bn: Bn
+    name: Name | None = None
+    fields: Annotated[tuple[Bn, ...], Field(max_length=500)] | None = None
+    expanded: Annotated[bool, Field(strict=True)] | None = None
+    fieldset_id: Name | None = None
+    help_text: Text | None = None
+    notes: Text | None = None
 
 
 # --- Associations and proposals ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.barometerit import creations, documents, endpoints, lists, models, reports, snapshots, wire, writes
 from tasks.barometerit.client import Barometerit
 from tasks.barometerit.downloads import format_of
-from tasks.barometerit.many import Many
+from tasks.barometerit.many import UpdateMany
 from worker.command import Operation, Result
 from worker.command import command as declared
 from worker.data import match_on, with_warnings
@@ -95,7 +95,7 @@ async def entity_create(run: Run, data: models.EntityCreate) -> Result:
         look = creations.searched(run, barometerit, data.type, natural_key(wanted, key, ()))
     made = await creations.make(
         run,
-        noun="entity",
+        noun="object",
         wanted=wanted,
         match_on=key,
         default=("entity_discriminator", "name"),
@@ -140,7 +140,7 @@ async def entity_update_many(run: Run, data: models.EntityUpdateMany) -> Result:
     shows otherwise) or `refused` (`reasons` has why). Source: named in Entity_Service; path and body are assumed.
     """
     barometerit = Barometerit(run.gateway)
-    return await Many(run, barometerit, barometerit.entity.ours(data.properties)).result(data)
+    return await UpdateMany(run, barometerit, barometerit.entity.ours(data.properties)).result(data)
 
 
 @command(

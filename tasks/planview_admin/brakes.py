@@ -66,7 +66,7 @@ def removes(item: Item) -> bool:
     """Tell whether somebody would lose their access: be deactivated, or lose a product environment."""
     if item["action"] == "deactivate":
         return True
-    products = item.get("changes", {}).get("products") if item["action"] in WRITES else None
+    products = item["changes"].get("products") if item["action"] == "update" else None
     return products is not None and bool(set(products["before"] or ()) - set(products["after"] or ()))
 
 
@@ -98,7 +98,7 @@ def judged(
         "invalid": counts["invalid"],
         "missing": missing,
         "removals": removals,
-        "removal_share": round(removals / active, 4) if active else 0.0,
+        "removal_share": round(_share(removals, active), 4),
     }
     ordered = sorted(items, key=lambda item: (_ORDER[item["action"]], item.get("line") or 0))
     reasons = tuple(_reasons(summary, users, rules)) if removals else ()
@@ -107,7 +107,7 @@ def judged(
 
 def _reasons(summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rules: Rules) -> Iterator[str]:
     removals, active, rows = summary["removals"], summary["active"], summary["rows"]
-    share = removals / active if active else 0.0
+    share = _share(removals, active)
     lose = f"{removals} of {active} active users would lose access ({share:.1%})"
     if removals > rules.max_removals:
         yield f"{lose}; max_removals allows {rules.max_removals}."
@@ -125,3 +125,7 @@ def _reasons(summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rul
     for name, matter in (("role", "who is an administrator"), ("status", "who is active")):
         if not any(user.get(name) for user in users):
             yield f"No user shows a {name}, so nobody can tell {matter}: set fields.{name} of the connection."
+
+
+def _share(removals: int, active: int) -> float:
+    return min(removals / active, 1.0) if active else float(removals > 0)

@@ -194,22 +194,54 @@ def _refuse_collisions(matches: Sequence[_Match], directory: Directory) -> None:
     another's way: so again, until nothing is refused any more.
     """
     usernames = bool(directory.by_username) or any(match.wish.fields.get("username") for match in matches)
-    names = ("username",) if usernames else ("email",)
-    renaming = [match for match in matches if match.writes and any(name in match.changes for name in names)]
-    if not renaming:
-        return
-    for name in names:
+    name = "username" if usernames else "email"
+    renaming = [match for match in matches if match.writes and name in match.changes]
+    while renaming:
         held = _held(name, matches, directory)
-        found = True
-        while found:
-            found = False
-            for match in renaming:
-                now = match.final(name)
-                if match.writes and name in match.changes and now is not None and held[now] > 1:
-                    match.problem = f"another user has, or would have, the {name} {match.changes[name]['after']!r}"
-                    found = True
-            if found:
-                held = _held(name, matches, directory)
+        for match in renaming:
+            now = match.final(name)
+            if now is not None and held[now] > 1:
+                match.problem = f"another user has, or would have, the {name} {match.changes[name]['after']!r}"
+        for match in _circles(name, [match for match in renaming if match.writes]):
+            match.problem = f"it would exchange the {name} with other users, which can't be done one by one"
+        left = [match for match in renaming if match.writes]
+        if len(left) == len(renaming):
+            break
+        renaming = left
+    if usernames:
+        _refuse_ambiguous(matches, directory)
+
+
+def _refuse_ambiguous(matches: Sequence[_Match], directory: Directory) -> None:
+    """Where emails may be shared: refuse rows that name somebody by an email alone which others would have, too."""
+    held = _held("email", matches, directory)
+    for match in matches:
+        wish = match.wish
+        if (
+            match.writes
+            and wish.id is None
+            and not wish.fields.get("username")
+            and held[match.final("email") or ""] > 1
+        ):
+            match.problem = f"several users would have the email {wish.fields['email']!r}: give a username or the id"
+
+
+def _circles(name: str, renaming: Sequence[_Match]) -> list[_Match]:
+    """Give those that wait for each other to give up a name."""
+    by_name = {str(match.changes[name]["before"]).casefold(): match for match in renaming if match.user is not None}
+    followed: dict[int, int] = {}
+    found: list[_Match] = []
+    for number, start in enumerate(renaming):
+        match: _Match | None = start
+        path: list[_Match] = []
+        while match is not None and id(match) not in followed:
+            followed[id(match)] = number
+            path.append(match)
+            other = by_name.get(str(match.changes[name]["after"]).casefold())
+            match = None if other is match else other
+        if match is not None and followed[id(match)] == number:
+            found += path[next(at for at, one in enumerate(path) if one is match) :]
+    return found
 
 
 def _held(name: str, matches: Sequence[_Match], directory: Directory) -> Counter[str]:

@@ -70,6 +70,7 @@ def test_everything_has_a_default() -> None:
         "metrics_port": 9464,
         "metrics_host": "127.0.0.1",
         "results": False,
+        "max_memory": None,
         "include": ("tasks.barometerit", "tasks.planview_admin", "tasks.planpoint"),
     }
     assert made.http.model_dump() == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,3 +53,14 @@ def fleet_on(
             return stack.enter_context(fleet)
 
         yield make
+
+
+@pytest.fixture
+def tell(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Give a way to print a figure that was measured, also where the test passes."""
+
+    def say(figure: str) -> None:
+        with capfd.disabled():
+            sys.stdout.write(f"\n  {figure}\n")
+
+    return say

@@ -1,10 +1,11 @@
-"""What the fault tests share: a supervisor that starts workers again, and the checks that nothing was lost or doubled."""
+"""What the fault tests share: a supervisor that starts workers again, the checks that nothing was lost or doubled."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,16 +49,19 @@ class Supervisor:
                         self.workers[place] = fresh
 
     def kill_one(self, rng: random.Random) -> None:
-        """End one that consumes, at once."""
+        """End one that consumes, at once; the last one that does is spared, else nothing but starting is tried."""
         able = [worker for worker in self.workers if worker.process.poll() is None and _ready(worker)]
-        if able:
+        if len(able) > 1:
             rng.choice(able).kill()
+
+    def _stands(self, place: int) -> bool:
+        return _ready(self.workers[place])
 
     def redeploy(self) -> None:
         """Stop one after the other warm, each time waiting for the one that takes its place."""
         for place in range(len(self.workers)):
             self.workers[place].terminate()
-            eventually(lambda place=place: _ready(self.workers[place]), within=60, what="the worker that follows")
+            eventually(partial(self._stands, place), within=60, what="the worker that follows")
 
 
 def _ready(worker: Worker) -> bool:
@@ -86,9 +90,8 @@ def all_ended(fleet: Fleet, commands: list[dict[str, Any]], *, within: float) ->
 
     deadline = time.monotonic() + within
     while missing():
-        assert time.monotonic() < deadline, (
-            f"{len(missing())} of {len(wanted)} commands have no event, like {missing().pop()}"
-        )
+        late = missing()
+        assert not late or time.monotonic() < deadline, f"{len(late)} of {len(wanted)} have no event, like {min(late)}"
         time.sleep(0.1)
     told: dict[str, set[str]] = {}
     for event in fleet.events():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -95,7 +93,7 @@ def test_creates_that_run_as_the_store_is_killed_make_one_object_each(
 def test_a_store_that_is_emptied_costs_no_second_object(
     fleet_on: Callable[..., Fleet], sandbox: SandboxThread, store: StateStore, moment: str
 ) -> None:
-    """FLUSHALL while creates are in flight, parked after a cut, or their worker has just died: one object each, all told."""
+    """FLUSHALL while creates are in flight, parked after a cut, or their worker has just died: one object each."""
     floor = floor_of(sandbox)
     fleet = fleet_on()
     (worker,) = fleet.start()
@@ -171,7 +169,5 @@ def test_a_full_disk_fails_its_command_with_a_reason_and_leaves_nothing(
     event = fleet.wait(sent, within=60)
     assert event["type"].endswith(".failed"), event
     assert "space" in event["data"]["error"]["message"].lower()
-    assert [name for name in os.listdir(small_disk) if not name.startswith(".")] == []
+    assert [path.name for path in small_disk.iterdir()] == []
     assert worker.process.poll() is None
-    with contextlib.suppress(FileNotFoundError):
-        assert sum(path.stat().st_size for path in small_disk.rglob("*")) == 0

@@ -129,7 +129,7 @@ def test_no_text_gets_out(text: str) -> None:
             place = allowed.check(destination)
         except BadCommand:
             continue
-        path = os.path.normpath(os.path.join(place.root, *place.parts))
+        path = os.path.normpath(Path(place.root).joinpath(*place.parts))
         assert path.startswith("/nonexistent/safe/")
 
 

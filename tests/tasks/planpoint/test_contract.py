@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # comes without types
+from jsonschema import Draft202012Validator
 
 import tasks.planpoint.tasks
 from sandbox import Sandbox

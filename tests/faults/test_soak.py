@@ -1,0 +1,309 @@
+"""
+The long runs: `make soak`. Everything that can be killed is, over and over, and the books must balance.
+
+`SOAK=20m` is the length of the mixed run, `RATE=200` its commands a second, `SEED=1` its chance; `KILL_RUNS=3` says how
+many runs of a thousand creates there are. The figures are printed; docs/reliability.md keeps some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import statistics
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kombu
+import kombu.exceptions
+import pytest
+
+from config.values import parse_duration
+from sandbox import SandboxProcess
+from tests.faults.proxy import Proxy
+from tests.faults.scenes import Supervisor
+from tests.faults.test_kills import kill_run
+from tests.fleet import Fleet, command, eventually
+from worker import topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox import SandboxThread
+    from tests.faults.rabbit import Rabbit
+    from tests.faults.store import StateStore
+    from tests.fleet import Worker
+
+SEED = int(os.environ.get("SEED", "1"))
+RATE = float(os.environ.get("RATE", "200"))
+LENGTH = parse_duration(os.environ.get("SOAK", "20m")).total_seconds()
+KILL_RUNS = int(os.environ.get("KILL_RUNS", "3"))
+SENDERS = 2
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(0)]
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + KILL_RUNS))
+def test_a_thousand_creates_survive_kills(
+    fleet_on: Callable[..., Fleet], sandbox: SandboxThread, seed: int, tell: Callable[[str], None]
+) -> None:
+    """1,000 creates, 3 workers, one killed every 2 s: 0 lost, 0 doubled."""
+    began = time.monotonic()
+    deaths = kill_run(fleet_on(http={"request_timeout": "2s"}), sandbox, creates_count=1000, seed=seed)
+    tell(f"seed {seed}: 1,000 creates, {deaths} workers killed, {time.monotonic() - began:.0f} s, 0 lost, 0 doubled")
+
+
+def test_a_fleet_in_trouble_keeps_its_books(
+    tmp_path: Path, rabbit_node: Rabbit, store: StateStore, tell: Callable[[str], None]
+) -> None:
+    """Kills, restarts, cuts and outages in turn under load: each command is told once, each create makes one object."""
+    with (
+        SandboxProcess(latency="20ms-120ms") as vendor,
+        Proxy(("127.0.0.1", rabbit_node.port)) as broker,
+        Proxy(("127.0.0.1", store.port)) as state,
+        Books(
+            tmp_path,
+            amqp=f"amqp://guest:guest@127.0.0.1:{broker.port}//",
+            sandbox=vendor,
+            state={"url": f"redis://127.0.0.1:{state.port}/0"},
+            http={"request_timeout": "2s"},
+        ) as fleet,
+        Supervisor(fleet, 3) as supervisor,
+    ):
+        load = Load(vendor, rabbit_node.url)
+        watch = Watch(supervisor.workers[0])
+        trouble = Trouble(random.Random(SEED), supervisor, rabbit_node, store, broker, state)
+        load.start()
+        end = time.monotonic() + LENGTH
+        while time.monotonic() < end:
+            watch.look(warm=time.monotonic() > end - 0.75 * LENGTH)
+            trouble.maybe()
+            time.sleep(1)
+        load.stop()
+        eventually(lambda: load.sent <= fleet.told.keys(), within=180, what="an event of each command")
+        watch.look(warm=True)
+        units = vendor.count("planpoint", "units") - load.seeded
+        doubled = vendor.duplicates()
+    tell(
+        f"{len(load.sent)} commands in {LENGTH:.0f} s ({len(load.creates)} creates), "
+        f"{vendor_requests(watch)} requests by the watched worker"
+    )
+    tell(f"faults: {dict(trouble.done)}; workers started again: {supervisor.deaths}")
+    tell(f"outcomes: {dict(fleet.outcomes)}; events told again: {fleet.again}")
+    tell(watch.figures())
+    assert {len(ids) for ids in fleet.told.values()} == {1}
+    assert doubled == []
+    assert units == len(load.creates)
+    assert set(fleet.outcomes) == {"succeeded"}
+
+
+def vendor_requests(watch: Watch) -> int:
+    """Count what the watched worker sent."""
+    return int(watch.metric("planrelay_http_requests_total"))
+
+
+class Books(Fleet):
+    """A fleet of whose events only what must balance is kept."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.told: dict[str, set[str]] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.again = 0
+        super().__init__(*args, **kwargs)
+
+    def _heard(self, message: Any) -> None:
+        event = json.loads(message.body)
+        ids = self.told.setdefault(event["subject"], set())
+        if event["id"] in ids:
+            self.again += 1
+        else:
+            error = event["data"].get("error")
+            self.outcomes["succeeded" if error is None else f"{error['kind']}: {error['message'][:80]}"] += 1
+        ids.add(event["id"])
+        message.ack()
+
+
+class Load:
+    """Sends reads, updates and creates at a steady rate, each until the broker has confirmed it."""
+
+    def __init__(self, vendor: SandboxProcess, url: str) -> None:
+        self.vendor = vendor
+        self.url = url
+        self.units = vendor.seed("planpoint", "units", count=50)
+        self.seeded = len(self.units)
+        self.floor = ""
+        self.sent: set[str] = set()
+        self.creates: set[str] = set()
+        self._rng = random.Random(SEED)
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(SENDERS)]
+
+    def start(self) -> None:
+        """Begin to send."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Send no more; returns when what was begun is confirmed."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _next(self) -> dict[str, Any]:
+        with self._lock:
+            chance, unit = self._rng.random(), self._rng.choice(self.units)
+            if chance < 0.05:
+                if len(self.creates) % 100 == 0:  # lists stay short, as tenants' floors are
+                    (self.floor,) = self.vendor.seed("planpoint", "floors", count=1)
+                name = f"S-{len(self.creates)}"
+                made = command("planpoint.unit.create", "tower", {"floor_id": self.floor, "name": name})
+                self.creates.add(made["id"])
+                return made
+            if chance < 0.20:
+                changes = {"price": self._rng.randrange(1000)}
+                return command("planpoint.unit.update", "tower", {"id": unit, "changes": changes})
+            return command("planpoint.unit.read", "tower", {"id": unit})
+
+    def _send(self) -> None:
+        began, count = time.monotonic(), 0
+        unsent: dict[str, Any] | None = None
+        while not self._over.is_set() or unsent is not None:
+            try:
+                with kombu.Connection(self.url, transport_options={"confirm_publish": True}, connect_timeout=2) as link:
+                    producer = kombu.Producer(link.channel())
+                    while not self._over.is_set() or unsent is not None:
+                        unsent = unsent or self._next()
+                        producer.publish(
+                            json.dumps(unsent).encode(),
+                            exchange=topology.COMMANDS,
+                            routing_key=unsent["type"],
+                            content_type="application/cloudevents+json",
+                            content_encoding="utf-8",
+                            delivery_mode=2,
+                        )
+                        self.sent.add(unsent["id"])
+                        unsent, count = None, count + 1
+                        due = began + count * SENDERS / RATE
+                        if time.monotonic() - due > 2:  # after an outage: no faster than before
+                            began = time.monotonic() - count * SENDERS / RATE
+                        time.sleep(max(0.0, due - time.monotonic()))
+            except (OSError, kombu.exceptions.KombuError, *kombu.Connection(self.url).recoverable_connection_errors):
+                time.sleep(0.2)
+
+
+class Trouble:
+    """Does one harm after the other, drawn from the seed; the first worker is left alone, to be watched."""
+
+    def __init__(
+        self, rng: random.Random, supervisor: Supervisor, rabbit: Rabbit, store: StateStore, broker: Proxy, state: Proxy
+    ) -> None:
+        self.done: Counter[str] = Counter()
+        self._rng = rng
+        self._supervisor = supervisor
+        self._rabbit = rabbit
+        self._store = store
+        self._proxies = (broker, state)
+        self._next = time.monotonic() + 15
+        self._harms: dict[str, tuple[int, Callable[[], None]]] = {
+            "worker killed": (8, self._kill),
+            "worker redeployed": (4, self._redeploy),
+            "RabbitMQ restarted": (1, lambda: self._restart_rabbit(self._rabbit.stop)),
+            "RabbitMQ killed": (1, lambda: self._restart_rabbit(self._rabbit.kill)),
+            "Valkey killed": (2, self._kill_store),
+            "network cut": (3, self._cut),
+            "network slow": (1, self._slow),
+        }
+
+    def maybe(self) -> None:
+        """Do the next harm, if it is time."""
+        if time.monotonic() < self._next:
+            return
+        names = list(self._harms)
+        (name,) = self._rng.choices(names, weights=[self._harms[each][0] for each in names])
+        self.done[name] += 1
+        self._harms[name][1]()
+        self._next = time.monotonic() + self._rng.uniform(2, 8)
+
+    def _victim(self) -> Worker:
+        return self._rng.choice(self._supervisor.workers[1:])
+
+    def _kill(self) -> None:
+        self._victim().kill()
+
+    def _redeploy(self) -> None:
+        victim = self._victim()
+        if victim.process.poll() is None:
+            victim.process.terminate()
+
+    def _restart_rabbit(self, end: Callable[[], None]) -> None:
+        end()
+        time.sleep(self._rng.uniform(0, 3))
+        self._rabbit.start()
+
+    def _kill_store(self) -> None:
+        self._store.kill()
+        time.sleep(self._rng.uniform(0.5, 4))
+        self._store.start()
+
+    def _cut(self) -> None:
+        proxy = self._rng.choice(self._proxies)
+        proxy.refuse(refusing=True)
+        time.sleep(self._rng.uniform(0.1, 3))
+        proxy.refuse(refusing=False)
+
+    def _slow(self) -> None:
+        for proxy in self._proxies:
+            proxy.delay = 0.05
+        time.sleep(5)
+        for proxy in self._proxies:
+            proxy.delay = 0.0
+
+
+class Watch:
+    """What one worker that lives all along takes: memory, descriptors, and how late its loop turns."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._proc = Path("/proc") / str(worker.process.pid)
+        self._seen: list[tuple[float, float, int]] = []
+        self._text = ""
+
+    def look(self, *, warm: bool) -> None:
+        """Take the figures down; those before it is warm are left out."""
+        with contextlib.suppress(OSError):
+            address = f"http://127.0.0.1:{self._worker.port}/metrics"
+            with urllib.request.urlopen(address, timeout=2) as answer:
+                self._text = answer.read().decode()
+            resident = int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            if warm:
+                self._seen.append(
+                    (self.metric("planrelay_commands_total"), resident, len(list((self._proc / "fd").iterdir())))
+                )
+
+    def metric(self, name: str, label: str = "") -> float:
+        """Add up a metric over its labels."""
+        lines = [line for line in self._text.splitlines() if line.startswith(name) and label in line]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def figures(self) -> str:
+        """Say them."""
+        done, resident, descriptors = zip(*self._seen, strict=True)
+        slope = statistics.linear_regression(done, resident).slope * 10_000
+        total = self.metric("planrelay_event_loop_lag_seconds_count")
+        within = [
+            (float(line.split('le="')[1].split('"')[0]), float(line.rpartition(" ")[2]))
+            for line in self._text.splitlines()
+            if line.startswith("planrelay_event_loop_lag_seconds_bucket")
+        ]
+        p99 = next(bound for bound, count in within if count >= 0.99 * total)
+        return (
+            f"watched worker: {done[-1] - done[0]:.0f} commands after warm-up, RSS {resident[0]:.0f} to "
+            f"{resident[-1]:.0f} MB (slope {slope:+.2f} MB per 10,000), descriptors {min(descriptors)} to "
+            f"{max(descriptors)}, at the end {descriptors[-1]}; loop lag p99 <= {p99 * 1000:.0f} ms"
+        )
