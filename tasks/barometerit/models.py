@@ -1,7 +1,8 @@
 """
 The data of each command: strict, but for one thing.
 
-A BN of another shape than all examples have is worth a warning in the result, not an error.
+A BN of another shape than all examples have is worth a warning in the result, not an error. Long because there are 32
+command types.
 """
 
 from __future__ import annotations
