@@ -200,7 +200,7 @@ class Gateway:
                 wait = self._wire.backoff.wait(self.tally.attempt, self._wire.rng)
             case _:
                 raise error
-        if wait > min(retry.inline_wait, self._left()) or waits >= MOST_INLINE:
+        if wait > retry.inline_wait or time.monotonic() + wait.total_seconds() > self._deadline or waits >= MOST_INLINE:
             raise error
         if deferred:
             self.tally.deferrals += 1
