@@ -153,7 +153,7 @@ def shown(users: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 def is_protected(user: dict[str, Any]) -> bool:
     """Tell who must not be touched in these tests."""
-    return user["role"] == "Administrator" or user["email"].startswith("boss@")
+    return bool(user["role"] == "Administrator" or user["email"].startswith("boss@"))
 
 
 async def approve(plans: Plans, id: str) -> Plan:
@@ -166,8 +166,8 @@ async def approve(plans: Plans, id: str) -> Plan:
 async def test_any_roster_any_directory_any_crash(plans: Plans, case: Case) -> None:
     """
     The directory ends as planned, each write took effect once, no more were removed than the brake allows (unless
-    somebody approved), protected users are untouched, and a plan made afterwards is empty: but for rows that could not be
-    used before, as another row or user was in their way.
+    somebody approved), protected users are untouched, and a plan made afterwards is empty: but for rows that could not
+    be used before, as another row or user was in their way.
     """
     world = World(case, plans)
     before = copy.deepcopy(case.customer.users)
