@@ -88,10 +88,12 @@ class UpdateMany:
                 raise
             return Batch({bns[0]: "refused"}, reasons={bns[0]: error.message})
         self.accepted = True
-        saved = [bn for bn in bns if bn in written.saved]
-        done = Batch(dict.fromkeys(saved, "saved"), list(written.proposed))
+        done = Batch(proposed=list(written.proposed))
+        # The BNs of proposed changes may be those of the proposals or of the entities: no page says which.
+        for outcome, told in (("proposed", written.proposed), ("saved", written.saved)):
+            done.outcomes |= {bn: outcome for bn in bns if bn in told}
         left = [bn for bn in bns if bn not in done.outcomes]
-        if left and len(written.proposed) == len(left):
+        if left and len(set(written.proposed).difference(bns)) == len(left):
             done.outcomes |= dict.fromkeys(left, "proposed")
         else:
             for bn in left:
