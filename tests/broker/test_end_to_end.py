@@ -275,10 +275,10 @@ def test_what_is_no_command_is_dead_lettered_with_a_reason(
     """Bad input ends in `planrelay.dead`, bytes untouched, with a kind and a sentence; the worker goes on."""
     fleet = make_fleet(broker)
     (worker,) = fleet.start()
-    bad = bad_messages()
-    for message in bad.values():
-        fleet.publish(message.pop("body"), routing_key="planpoint.unit.read", **message)
-    bodies = bad_messages()
+    messages = list(bad_messages().values())
+    bodies = [message.pop("body") for message in messages]
+    for body, message in zip(bodies, messages, strict=True):
+        fleet.publish(body, routing_key="planpoint.unit.read", **message)
     letters: list[Any] = []
 
     def all_there() -> bool:
@@ -289,7 +289,7 @@ def test_what_is_no_command_is_dead_lettered_with_a_reason(
     found = sorted(
         letter.body.encode() if isinstance(letter.body, str) else bytes(letter.body or b"") for letter in letters
     )
-    assert found == sorted(each["body"] for each in bodies.values())
+    assert found == sorted(bodies)
     for letter in letters:
         assert letter.headers["planrelay-error-kind"] == "bad_command"
         assert len(letter.headers["planrelay-error-message"]) > 20
