@@ -192,6 +192,8 @@ class Gate:
 
         `alone` above 1: the worker can't see the others, of whom there were so many: it goes that much slower.
         """
+        for each in self.slots.values():
+            each.expire(now)
         slots = self.slots.setdefault(connection, Slots())
         wish = Share(used=ask.used, wants=ask.waiting, singles=ask.singles)
         most = limits.in_flight
@@ -341,12 +343,12 @@ class Gate:
             for other in [name for name in slots.shares if name != worker]:
                 slots.leave(other)
 
-    def merge(self, other: Gate, now: float) -> None:
-        """Keep what another view of this gate knows of closings, after the two were apart."""
-        if other.closed_until > max(self.closed_until, now):
-            self.closed_until, self.shut = other.closed_until, True
+    def merge(self, other: Gate, now: float, *, shift: float = 0.0) -> None:
+        """Keep what another view knows of closings, after the two were apart; its clock was `shift` behind this one."""
+        if other.closed_until + shift > max(self.closed_until, now):
+            self.closed_until, self.shut = other.closed_until + shift, True
             self.generation = max(self.generation, other.generation)
-        self.paused_until = max(self.paused_until, other.paused_until)
+        self.paused_until = max(self.paused_until, other.paused_until + shift)
 
     # As text, for the store
 

@@ -241,13 +241,24 @@ class Gatekeeper:
         self.gates.listen()
         while True:
             self._wanted = self._urgent = False
-            await self._turn()
+            try:
+                await self._turn()
+            except Exception as error:  # a bug of ours: whatever it is, nobody may wait for ever
+                log.exception("throttle.failed", limit_key=self.key)
+                self._fail(error)
             if self._idle():
                 await self._leave()
                 if self._idle():
                     self._task = None
                     return
             await self._rest()
+
+    def _fail(self, error: Exception) -> None:
+        self._turned, self._fruitful = self.clock(), False
+        self._reports.clear()
+        for line in self.lines.values():
+            for waiter in line.in_order:
+                line.refuse(waiter, error)
 
     async def _rest(self) -> None:
         """Wait for a reason to take the next turn."""
@@ -321,7 +332,7 @@ class Gatekeeper:
             requests = [replace(request, limits=self._part(request)) for request in requests]
             replies, _ = decide(gate, self.gates.now(), self._workers)
             self.copy.keep(gate)
-            self.copy.apart = gate
+            self.copy.apart, self.copy.offset = gate, self.gates.offset
         else:
             self._workers = self.copy.gate.workers
             self._settled = self.clock()

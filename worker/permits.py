@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from config.connections import Connection
-    from worker.errors import RateLimited
     from worker.gatekeeper import Gatekeeper
 
 LOT: Final = 2
@@ -181,8 +180,8 @@ class Line:
             self._timer = asyncio.get_running_loop().call_later(self.starts[0][0] - now, self._due)
         return served
 
-    def refuse(self, waiter: Waiter, error: RateLimited) -> None:
-        """Send a request away; it comes back as a parked command."""
+    def refuse(self, waiter: Waiter, error: Exception) -> None:
+        """Send a request away; after a `RateLimited` it comes back as a parked command."""
         if not waiter.future.done():
             waiter.future.set_exception(error)
 

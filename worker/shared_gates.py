@@ -74,6 +74,8 @@ class Copy:
     text: str = ""
     apart: Gate | None = None
     """How the gate stood here while the store was away: its closings are to be told when the store is back."""
+    offset: float = 0.0
+    """How far `apart`'s clock was from this process's own."""
 
     def take(self, version: str, text: str) -> None:
         """Take in what the store has."""
@@ -98,6 +100,7 @@ class Alone:
     away: None = None
     slack: Final = 0.0
     hears: Final = True
+    offset: Final = 0.0
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.now = clock
@@ -146,13 +149,14 @@ class SharedGates:
         self._redis = redis
         self._store = Store(redis)
         self._clock = clock
-        self._offset = 0.0
+        self.offset = 0.0
+        """The store's time less this process's own; 0 until the store has answered."""
         self._synced = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def now(self) -> float:
         """Give the store's time, never ahead of it: what opens at a time opens a little later, not earlier."""
-        return self._clock() + self._offset
+        return self._clock() + self.offset
 
     async def settle(self, key: str, copy: Copy, decide: Callable[[Gate, float], tuple[Answer, bool]]) -> Answer:
         """
@@ -169,7 +173,7 @@ class SharedGates:
             gate = copy.fresh()
             now = self.now()
             if copy.apart is not None:
-                gate.merge(copy.apart, now)
+                gate.merge(copy.apart, now, shift=self.offset - copy.offset)
             answer, notify = decide(gate, now)
             if await self._swap(key, copy, gate, notify=notify):
                 copy.apart = None
@@ -212,7 +216,7 @@ class SharedGates:
             self._lost(error)
             raise StoreAway(self.away) from error
         answered = self._clock()
-        self._offset = float(now) - answered
+        self.offset = float(now) - answered
         self.slack = answered - sent
         self._synced = True
         if done:

@@ -57,8 +57,6 @@ class Slots:
         It is never asked to drop a slot in use: the ones above its part go back as their requests end. `keep` is what
         it would like to hold ready though nothing waits for it.
         """
-        for name in [name for name, share in self.shares.items() if share.seen + LEASE < now]:
-            del self.shares[name]
         self.shares[worker] = wish
         wish.seen = now
         others = [share for name, share in self.shares.items() if name != worker]
@@ -68,6 +66,11 @@ class Slots:
             want = divide({name: share.demand for name, share in self.shares.items()}, limit, now)[worker]
         wish.held = max(wish.used, min(want, free))
         return min(want, wish.held)
+
+    def expire(self, now: float) -> None:
+        """Forget the workers that fell silent."""
+        for name in [name for name, share in self.shares.items() if share.seen + LEASE < now]:
+            del self.shares[name]
 
     def leave(self, worker: str) -> None:
         """Give back everything that `worker` holds."""

@@ -294,6 +294,23 @@ async def test_a_store_that_was_never_there_does_not_stop_a_worker(own_valkey: V
     assert took < 4
 
 
+async def test_a_closing_seen_before_the_store_was_ever_there_is_told_when_it_comes(own_valkey: Valkey) -> None:
+    """The store's clock is not the one that the worker went by until then: the wait is kept, not the number."""
+    connection = a_connection()
+    own_valkey.kill()
+    async with fleet(own_valkey, 2) as (one, other):
+        await refuse(one, connection, 20 * SECOND)
+        await until(lambda: one.degraded)
+        own_valkey.start()
+        await until(lambda: not one.degraded, within=15)
+        with pytest.raises(RateLimited, match="closed") as caught:
+            await send(one, connection, Vendor(0.001), max_wait=SECOND)
+        await until_closed(other, connection)
+
+    assert caught.value.after is not None
+    assert 15 * SECOND < caught.value.after < 21 * SECOND
+
+
 async def test_an_operator_is_told_that_the_store_is_away(own_valkey: Valkey) -> None:
     """Closing a gate for the fleet needs the store."""
     own_valkey.kill()

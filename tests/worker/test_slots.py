@@ -53,8 +53,10 @@ def test_the_slots_of_a_silent_worker_are_free_again() -> None:
     slots.ask(0, "dead", Share(used=8), keep=0, limit=8)
     wish = Share(wants=8)
 
+    slots.expire(LEASE - 0.1)
     slots.ask(LEASE - 0.1, "b", wish, keep=0, limit=8)
     assert wish.held == 0
+    slots.expire(LEASE + 0.1)
     slots.ask(LEASE + 0.1, "b", wish, keep=0, limit=8)
     assert wish.held == 8
 
