@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from config.settings import load_settings
 from tests.command_line import CommandLine, sentences
-from worker.cli import COMMANDS, ask, look, screen
+from worker.cli import COMMANDS, ask, screen, show
 from worker.throttle import GateView
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class TestLooking:
 
     def values(self, gate: GateView | None = None, **entry: str) -> dict[str, Any]:
         """Give what `show` says of a ledger's entry."""
-        return look.entry_values({**self.ENTRY, **entry}, gate, load_settings(None, {}), NOW)
+        return show.entry_values({**self.ENTRY, **entry}, gate, load_settings(None, {}), NOW)
 
     def test_a_parked_command_says_until_when_and_why(self) -> None:
         """The wait, where it came from, the last error, and its gate."""

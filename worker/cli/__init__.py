@@ -35,7 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "send": ("ask", "Publish one command, and with --wait print its result event."),
     "events": ("ask", "Print result events as they come, one JSON a line."),
     "status": ("look", "Show queues, workers, gates, what is in flight and what is dead."),
-    "show": ("look", "Show what is known of one command, and why it is not running."),
+    "show": ("show", "Show what is known of one command, and why it is not running."),
     "dead": ("dead", "List, show, replay or drop dead letters."),
     "pause": ("gates", "Close a connection's gate for the whole fleet."),
     "resume": ("gates", "Open a connection's gate for the whole fleet."),
