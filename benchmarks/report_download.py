@@ -130,10 +130,11 @@ password = "sandbox-password"
 
 def compare(rig: Rig, asset: str, rounds: int) -> None:
     """Take turns, and print medians and their ratio."""
-    print(f"{'server':>10} {'planrelay':>12} {'curl':>12} {'ratio':>7} {'wanted':>8}")
+    print(f"{'server':>10} {'planrelay':>12} {'curl':>12} {'ratio':>7} {'wanted':>8} {'worker':>14}")
     for name, rate, wanted in (("100 MB/s", HELD, 0.8), ("unlimited", None, 0.5)):
         rig.hold(rate)
         speeds: dict[str, list[float]] = {"planrelay": [], "curl": []}
+        used = processor(rig.worker.pid)
         for round_ in range(rounds):
             ways: list[tuple[str, Callable[[str], tuple[float, int]]]] = [
                 ("planrelay", rig.planrelay),
@@ -143,7 +144,11 @@ def compare(rig: Rig, asset: str, rounds: int) -> None:
                 spent, size = run(asset)
                 speeds[way].append(size / spent / MB)
         ours, theirs = (statistics.median(speeds[way]) for way in ("planrelay", "curl"))
-        print(f"{name:>10} {ours:>7.0f} MB/s {theirs:>7.0f} MB/s {ours / theirs:>7.2f} {'>= ' + str(wanted):>8}")
+        used = (processor(rig.worker.pid) - used) / rounds
+        print(
+            f"{name:>10} {ours:>7.0f} MB/s {theirs:>7.0f} MB/s {ours / theirs:>7.2f} {'>= ' + str(wanted):>8} "
+            f"{used:>6.2f} s of CPU"
+        )
     rig.hold(None)
 
 
@@ -168,6 +173,12 @@ def resident(pid: int) -> float:
     """Read a process's resident memory in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MB
+
+
+def processor(pid: int) -> float:
+    """Read the seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(rig: Rig) -> None:
@@ -199,13 +210,13 @@ def profile(rig: Rig, asset: str) -> None:
         ("write and make it last", lambda: write(rig.home / "out" / "plain", chunks, last=True)),
     ]
     for name, part in parts:
-        times = []
+        times, used = [], time.process_time()
         for _ in range(3):
             began = time.perf_counter()
             part()
             times.append(time.perf_counter() - began)
-        spent = statistics.median(times)
-        print(f"{name:>26} {spent:>7.2f} s {len(data) / spent / MB:>7.0f} MB/s")
+        spent, used = statistics.median(times), (time.process_time() - used) / 3
+        print(f"{name:>26} {spent:>7.2f} s {len(data) / spent / MB:>7.0f} MB/s {used:>7.2f} s of CPU")
 
 
 async def receive(rig: Rig, asset: str) -> None:
