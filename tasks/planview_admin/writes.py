@@ -114,7 +114,7 @@ class Writing:
             there = all(alike(field, user.get(field), value) for field, value in fields.items())
             return {"otherwise": []} if there else None
 
-        return list((await self._run.step(name, send))["otherwise"])
+        return list((await self._run.once(name, send, find, makes=False)).value["otherwise"])
 
 
 def in_order(items: Iterable[Numbered]) -> list[list[Numbered]]:
