@@ -26,6 +26,7 @@ class Supervisor:
         self.env = {"PYTHONPATH": str(ROOT), **env}
         self.workers: list[Worker] = fleet.start(count, env=self.env)
         self.deaths = 0
+        self._stood = {worker.port for worker in self.workers}
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -40,6 +41,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
+            self._stood |= {each.port for each in self.workers if each.port not in self._stood and _ready(each)}
             with self._lock:
                 for place, worker in enumerate(self.workers):
                     if worker.process.poll() is not None and not self._over.is_set():
@@ -50,7 +52,7 @@ class Supervisor:
 
     def kill_one(self, rng: random.Random) -> None:
         """End one that consumes, at once; the last one that does is spared, else nothing but starting is tried."""
-        able = [worker for worker in self.workers if worker.process.poll() is None and _ready(worker)]
+        able = [worker for worker in self.workers if worker.process.poll() is None and worker.port in self._stood]
         if len(able) > 1:
             rng.choice(able).kill()
 

@@ -230,3 +230,23 @@ def test_a_command_whose_holders_die_over_and_over_is_not_given_up_by_the_broker
     fleet.start()
     assert fleet.wait(sent, within=30)["type"].endswith(".succeeded")
     assert fleet.dead() == []
+
+
+def test_a_worker_that_has_grown_too_large_is_replaced(fleet_on: Callable[..., Fleet], sandbox: SandboxThread) -> None:
+    """Over `worker.max_memory` it drains and exits with status 0; what it ran is told, and the next one goes on."""
+    fleet = fleet_on(
+        worker={"include": [*INCLUDE, "tests.faults.killer_slice"], "max_memory": "400MiB"},
+        connections={"killer": {"system": "killer_slice", "base_url": sandbox.url}},
+    )
+    unit = sandbox.seed("planpoint", "units", count=1)[0]
+    with Supervisor(fleet, 1) as supervisor:
+        (large,) = supervisor.workers
+        event = fleet.wait(fleet.send("killer_slice.memory.take", "killer", {"megabytes": 500}))
+        assert event["data"]["result"]["pid"] == large.process.pid
+        eventually(lambda: supervisor.deaths == 1, within=40, what="the worker's own end")
+        assert large.process.returncode == 0
+        assert fleet.wait(fleet.send("planpoint.unit.read", "tower", {"id": unit}), within=40)["type"].endswith(
+            "succeeded"
+        )
+    with fleet.connection() as connection, connection.channel() as channel:
+        channel.queue_delete(topology.work_queue("killer_slice"))
