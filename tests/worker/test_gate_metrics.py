@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_a_gate_that_nobody_passes_is_told_as_it_stands(
     make_fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle worker tells that a gate was closed and that it was opened again, and of each kind that nothing died yet."""
+    """An idle worker tells that a gate was closed and opened again, and of each kind of error that it ended nothing."""
     fleet = make_fleet()
     (worker,) = fleet.start()
     monkeypatch.setenv("PLANRELAY_CONFIG", str(fleet.config))
