@@ -10,23 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from worker.errors import RateLimited
-from worker.gate import PAUSE_LOOK, Gate, Phase
-from worker.grants import Ask, Grant, Hold, Limits, refusal
+from worker.gate import Gate, Phase
+from worker.grants import Hold, Limits, refusal
 from worker.points import Remaining
 from worker.retry_budget import RetryBudget
 from worker.shared_gates import PATIENCE, Copy, StoreAway
+from worker.turns import Reply, Request, decide_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.permits import Line, Permit, Waiter
+    from worker.permits import Line, Permit
     from worker.shared_gates import Alone, SharedGates
     from worker.throttle import Observer
 
@@ -53,31 +54,7 @@ AT_ONCE: Final = 1e-6
 TELL: Final = 0.02
 """Seconds within which the points of answers are told, several together."""
 
-SHORTEST_PARK: Final = 1.0
-"""Seconds for which a command is parked at least: less is not worth the broker's trouble."""
-
 _SHUT: Final = frozenset({Phase.CLOSED, Phase.PAUSED, Phase.HALF_OPEN})
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One line's part of a turn, as it was when the turn began."""
-
-    line: Line
-    ask: Ask
-    limits: Limits
-    begun: int
-    unused: int
-    waiters: list[Waiter]
-    patience: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What a turn gave one line: `parked` are the waiters that must go, each with its time to come back."""
-
-    grant: Grant
-    parked: list[tuple[Waiter, float]]
 
 
 class Gatekeeper:
@@ -298,13 +275,13 @@ class Gatekeeper:
         if any(waiter not in asked for line in self.lines.values() for waiter in line.in_order):
             self._wanted = True
 
-    def _request(self, line: Line, *, refreshing: bool) -> _Request:
+    def _request(self, line: Line, *, refreshing: bool) -> Request:
         now = self.clock()
         waiters = line.in_order
         if refreshing and not waiters:
             line.drop()
         unused, line.unused = line.unused, 0
-        return _Request(
+        return Request(
             line=line,
             ask=line.wish(),
             limits=line.limits,
@@ -314,14 +291,14 @@ class Gatekeeper:
             patience=[waiter.deadline - now for waiter in waiters],
         )
 
-    async def _settle(self, requests: list[_Request], reports: list[Callable[[Gate, float], None]]) -> list[_Reply]:
+    async def _settle(self, requests: list[Request], reports: list[Callable[[Gate, float], None]]) -> list[Reply]:
         """Settle with the fleet; while the store is away, by this process's own view and its part of the limits."""
 
-        def decide(gate: Gate, now: float, alone: int = 1) -> tuple[list[_Reply], bool]:
+        def decide(gate: Gate, now: float, alone: int = 1) -> tuple[list[Reply], bool]:
             before = gate.outlook
             for report in reports:
                 report(gate, now)
-            replies = [self._decide(gate, now, request, alone=alone) for request in requests]
+            replies = [decide_request(gate, now, self._me, request, alone=alone) for request in requests]
             return replies, before != gate.outlook
 
         try:
@@ -338,42 +315,14 @@ class Gatekeeper:
             self._settled = self.clock()
         return replies
 
-    def _part(self, request: _Request) -> Limits:
+    def _part(self, request: Request) -> Limits:
         """Give this process's part of the slots while it can't ask: no more than it holds, until all know of that."""
         part = max(request.limits.in_flight // self._workers, 1)
         if self.clock() < self._settled + STALE + PATIENCE:
             part = min(part, request.line.held)
         return replace(request.limits, in_flight=part)
 
-    def _decide(self, gate: Gate, now: float, request: _Request, *, alone: int = 1) -> _Reply:
-        line, ask = request.line, request.ask
-        name = line.connection.name
-        gate.give_back(now, request.unused)
-        gate.count(now, request.begun)
-        grant = gate.ask(now, self._me, name, ask, request.limits, alone=alone)
-        served = grant.held - ask.used
-        if grant.starts is not None:
-            served = min(served, ask.ready + len(grant.starts))
-        parked: list[tuple[Waiter, float]] = []
-        if grant.hold is not None:
-            gone = [
-                index
-                for index in range(max(served, 0), ask.waiting)
-                if grant.expected(index - served) > request.patience[index] or request.patience[index] <= 0
-            ]
-            wait = SHORTEST_PARK
-            if grant.hold in {Hold.CLOSED, Hold.PAUSED}:
-                wait = min(grant.wait or 0.0, PAUSE_LOOK if grant.hold is Hold.PAUSED else math.inf)
-            elif grant.hold is Hold.POINTS:
-                wait = max(wait, grant.wait or 0.0)
-            times = gate.park(now, len(gone), hold=grant.hold, wait=wait, limits=request.limits)
-            parked = [(request.waiters[index], at) for index, at in zip(gone, times, strict=True)]
-            share = gate.slots[name].shares[self._me]
-            share.wants -= len(parked)
-            share.singles = min(share.singles, share.wants)
-        return _Reply(grant, parked)
-
-    def _hand_out(self, request: _Request, reply: _Reply) -> None:
+    def _hand_out(self, request: Request, reply: Reply) -> None:
         line, grant = request.line, reply.grant
         if grant.starts is not None and grant.hold in {Hold.CLOSED, Hold.PAUSED, Hold.PROBE}:
             line.drop()
