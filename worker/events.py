@@ -109,8 +109,10 @@ class Publisher:
         self.last_error: str | None = None
         self.amqp = False
         self._redeclare = False
-        self.user: str | None = None
-        """The broker user of this connection (RabbitMQ validates a message's user-id against it)."""
+        # From the URL and not from the connection: the consumer may have parked copies before this one stands, and a
+        # copy whose user is not ours has lost its journey, which makes it look like a leftover.
+        self.user = _user(Connection(url, transport_options=self._options))
+        """The broker user of this worker (RabbitMQ validates a message's user-id against it); None on Valkey."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread; confirms are told to `loop`."""
@@ -162,7 +164,7 @@ class Publisher:
                 connection.connect()
                 topology.declare(connection, self._systems)
                 self.amqp = topology.is_amqp(connection)
-                self.user = connection.userid or None
+                self.user = _user(connection)
                 failures = 0
                 self.last_error = None
                 self.ready.set()
@@ -370,6 +372,14 @@ class Publisher:
                 pending.confirmed.set_result(None)
             else:
                 pending.confirmed.set_exception(error)
+
+
+def _user(connection: Connection) -> str | None:
+    """Give whom RabbitMQ takes us for: a URL without a user means the transport's own default."""
+    if not topology.is_amqp(connection):
+        return None
+    user: str | None = connection.userid or connection.transport.default_connection_params.get("userid")
+    return user
 
 
 def _outcome(pending: _Pending) -> Exception | None:
