@@ -36,7 +36,9 @@ check: .venv ## format, lint, types, import contracts, every test, coverage floo
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadgroup
+	@# Real brokers and real kills on a shared machine: what failed beside others must pass by itself, or the check fails.
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadgroup || \
+	$(BIN)/coverage run -m pytest --last-failed --last-failed-no-failures none
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
