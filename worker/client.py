@@ -126,7 +126,7 @@ class Client:
         """Publish a command and wait for its result event."""
         return self.send(type, **more).result(timeout)
 
-    async def acall(self, type: str, *, timeout: float | None = None, **more: Any) -> dict[str, Any]:  # noqa: ASYNC109
+    async def acall(self, type: str, *, timeout: float | None = None, **more: Any) -> dict[str, Any]:  # noqa: ASYNC109 - as `call` has it
         """Publish a command from a coroutine and await its result event."""
         sent = await self.asend(type, **more)
         async with asyncio.timeout(timeout):

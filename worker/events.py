@@ -101,7 +101,7 @@ class Publisher:
         self._settle_lock = threading.Lock()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)  # noqa: FBT003 - the socket API's own
-        self._wake_writer.setblocking(False)  # noqa: FBT003
+        self._wake_writer.setblocking(False)  # noqa: FBT003 - the socket API's own
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.ready = threading.Event()
