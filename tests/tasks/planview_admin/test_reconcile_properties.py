@@ -162,7 +162,7 @@ async def approve(plans: Plans, id: str) -> Plan:
 
 
 @given(case=cases())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_roster_any_directory_any_crash(plans: Plans, case: Case) -> None:
     """
     The directory ends as planned, each write took effect once, no more were removed than the brake allows (unless
