@@ -394,7 +394,7 @@ def make_app(settings: Settings | None = None) -> Relay:
     @worker_process_init.connect(weak=False)
     def begin(**_: Any) -> None:
         pool = current()
-        if pool is not None:
+        if pool is not None and pool.app is app:  # the signal is everybody's: a process may have made other apps
             # Every prefetched command becomes a job at once, so that what can't run now is parked and keeps nobody
             # out; how many run is the turnstile's to say, with a fair turn for each connection.
             pool.limit = app.settings.worker.concurrency * (len(app.slices.systems) + 2)
