@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,10 +24,11 @@ STRANGERS: Final = 20
 
 @dataclass(slots=True)
 class _Read:
-    """Units by id, and the projects whose lists have them all."""
+    """Units by id, the projects whose lists have them, and those that no list has."""
 
     units: dict[str, Object] = field(default_factory=dict)
     projects: set[str] = field(default_factory=set)
+    unlisted: list[str] = field(default_factory=list)
     spelling: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -43,7 +45,7 @@ async def update_many(run: Run, planpoint: Planpoint, data: models.UnitUpdateMan
         spelling = await learn(run, planpoint.unit, read.spelling)
 
         async def reread() -> Mapping[str, Object]:
-            return await _lists(planpoint, read.projects)
+            return await _reread(run, planpoint, read, pending)
 
         written = await write(run, planpoint, pending, spelling, reread, size=data.batch_size)
         left = written.left
@@ -85,21 +87,28 @@ async def _read(run: Run, planpoint: Planpoint, ids: Sequence[str]) -> _Read:
             read.missing.append(id)
             continue
         floor = reference(unit.get("floor"))
-        if floor is not None:
-            project = await project_of(run, planpoint, floor)
+        project = None if floor is None else await project_of(run, planpoint, floor)
+        if project is not None and project not in read.projects:
             listed = await planpoint.list_units(project)
             read.projects.add(project)
             read.units |= {other["id"].lower(): other for other in listed.rows}
             spelling = listed.spelling
-        read.units.setdefault(id, unit)
+        if id not in read.units:  # it names no floor, or the vendor lists fewer than there are
+            read.units[id] = unit
+            read.unlisted.append(id)
         read.spelling = {**spelling, **read.spelling}
     if not read.units:
         raise NotFound(f"None of the {len(ids)} ids is a unit.")
     return read
 
 
-async def _lists(planpoint: Planpoint, projects: set[str]) -> dict[str, Object]:
+async def _reread(run: Run, planpoint: Planpoint, read: _Read, ids: Collection[str]) -> dict[str, Object]:
     units: dict[str, Object] = {}
-    for project in sorted(projects):
+    for project in sorted(read.projects):
         units |= {unit["id"].lower(): unit for unit in (await planpoint.list_units(project)).rows}
+    for id in read.unlisted:
+        if id in ids:
+            await run.breathe()
+            with contextlib.suppress(NotFound):
+                units[id], _ = await planpoint.read_unit(id)
     return units

@@ -93,3 +93,28 @@ async def test_ids_in_capitals_and_twice_are_the_same_unit(bench: Bench, account
     result = await bench.do(MANY, {"ids": [id, id.upper()], "changes": {"price": 5}})
 
     assert result["count"] == result["updated"] == 1
+
+
+@pytest.mark.parametrize("lists", ["none has a floor", "half is listed"])
+async def test_units_that_no_list_shows_are_read_singly(bench: Bench, account: Account, lists: str) -> None:
+    """A unit without a floor, or left out of a list that is not whole: written, read back and told as it is."""
+    ids = [account.add(str(n), price=1) for n in range(4)]
+    if lists == "none has a floor":
+        for unit in account.units.values():
+            del unit["floor"]
+
+    def app(request: Request) -> Response:
+        response = account(request)
+        if (request.method, request.path, lists) == ("GET", "/api/units", "half is listed"):
+            listed = response.json()
+            listed = listed["records"] if account.generation == "B" else listed
+            return answer({"records": listed[:2], "count": 4})
+        return response
+
+    bench.wire = app
+
+    result = await bench.do(MANY, {"ids": ids, "changes": {"price": 7}})
+
+    assert (result["updated"], result.get("not_updated")) == (4, None)
+    assert [unit["price"] for unit in account.units.values()] == [7] * 4
+    assert bench.paths().count("GET /api/units") == (2 if lists == "half is listed" else 0)
