@@ -24,7 +24,7 @@ How it answers
 - Lists are bare arrays or `{records, count}`; no list has pages. Where `count` is not the number of records, the result
   says so. `projects/find` gives one object (PP-OAS) or all that the host can reach (planpoint.txt).
 - Errors are `{message, paused?}` (PP-OAS). `paused` (true, or `{value: true, reason}`) means that the account or the
-  project is suspended (inferred): an error of its own, not tried again.
+  project is suspended (inferred), whatever the status: an error of its own, not tried again.
 - No limits are published; 429 is not in PP-OAS. Waits are as `Retry-After` says, else a backoff.
 - An editor's token may change units only (help.planpoint.io, article 9): a 403 elsewhere may mean just that (inferred).
 

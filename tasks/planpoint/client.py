@@ -210,18 +210,19 @@ class Planpoint:
 
     # Leads
 
-    async def list_leads(self, project_id: str) -> list[Object]:
+    async def list_leads(self, project_id: str) -> Listed:
         """Give a project's leads. What goes wrong is told without the answer, which may hold personal data."""
+        count = None
         try:
             response = await self._send(LEAD_LIST, query={"pid": project_id})
             records = response.json()
             if isinstance(records, dict):
-                records = records.get("records")
+                count, records = records.get("count"), records.get("records")
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
                 raise _broken("a list of leads", response)
         except RelayError as error:
             raise _discreet(error) from None
-        return [models.LEAD.read(record) for record in records]
+        return Listed([models.LEAD.read(record) for record in records], _counted(count, records), {})
 
     # What the answers have in common
 
@@ -283,7 +284,15 @@ class Planpoint:
         spelling: dict[str, str] = {}
         for record in records if vocabulary is self.unit else []:
             spelling = {**words.spelling(record), **spelling}
-        return Listed(rows, count if type(count) is int else len(rows), spelling)
+        return Listed(rows, _counted(count, rows), spelling)
+
+
+def _counted(count: Any, records: Sequence[Any]) -> int:
+    """Give how many the vendor counts; where it says no number, as many as it lists."""
+    if isinstance(count, str) and count.isascii() and count.isdigit():
+        count = int(count[:18])
+    whole = isinstance(count, float) and count.is_integer()
+    return int(count) if type(count) is int or whole else len(records)
 
 
 def reference(value: Any) -> str | None:
@@ -307,12 +316,13 @@ def _checked(one: Any, response: Response, *, known: bool = True) -> Object:
     return one
 
 
-def _broken(documented: str, response: Response) -> ContractBroken:
-    return ContractBroken(
+def _broken(documented: str, response: Response) -> RelayError:
+    broken = ContractBroken(
         f"Planpoint answered {response.status} with another body than documented: {documented}.",
         status=response.status,
         response=_redacted(response.text),
     )
+    return _paused(broken) or broken
 
 
 # Users may stand inside other objects, with tokens and payment data (PP-DOC, user/login): these never leave.

@@ -31,10 +31,9 @@ class Export:
     @classmethod
     async def begin(cls, run: Run, project_id: str, leads: list[Object], limit: int | None) -> Export:
         """Choose the leads, once per command: after a crash the same ones are written again."""
-        memory = f"leads:{project_id}:{run.schedule}"
 
         async def choose() -> dict[str, list[str]]:
-            known = await run.recall(memory) or []
+            known = await run.recall(memory(run, project_id)) or []
             before = set(known)
             new = [mark for mark in dict.fromkeys(map(_mark, leads)) if mark not in before]
             return {"known": known, "new": new[:limit], "more": new[limit:] if limit is not None else []}
@@ -44,16 +43,22 @@ class Export:
         by_mark = {_mark(lead): lead for lead in leads}
         return cls(
             run=run,
-            memory=memory,
+            memory=memory(run, project_id),
             leads=[lead for mark, lead in by_mark.items() if mark in new],
             complete=not chosen["more"],
             known_before=len(chosen["known"]),
-            _exported=[*chosen["known"], *chosen["new"]],
+            _exported=chosen["new"],
         )
 
     async def end(self) -> None:
-        """Remember that these leads are exported: said once they are where they were to go."""
-        await self.run.remember(self.memory, self._exported)
+        """Remember that these leads are exported, beside what others exported since: once they are where they go."""
+        known = await self.run.recall(self.memory) or []
+        await self.run.remember(self.memory, list(dict.fromkeys([*known, *self._exported])))
+
+
+def memory(run: Run, project_id: str) -> str:
+    """Name what earlier exports had: one export at a time reads and writes it."""
+    return f"leads:{project_id}:{run.schedule}"
 
 
 def _mark(lead: Object) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.planpoint import client, models
 from tasks.planpoint.client import Listed, Planpoint
-from tasks.planpoint.leads import Export
+from tasks.planpoint.leads import Export, memory
 from tasks.planpoint.many import project_of, update_many
 from tasks.planpoint.spelling import differing, settled, spelling_for
 from tasks.planpoint.sync import Sync
@@ -329,23 +329,25 @@ async def lead_list(run: Run, data: models.LeadList) -> Result:
     are personal data: they are in the rows, and never in a log or an error. Source: api/openapi.yaml; viewerdocs,
     endpoint/leads/get.
     """
-    planpoint = Planpoint(run.gateway)
+    look = partial(Planpoint(run.gateway).list_leads, data.project_id)
+    only_new = data.destination is not None if data.only_new is None else data.only_new
+    if not only_new:
+        return await _rows(run, data, look, project_id=data.project_id)
+    all_: Listed | None = None
     export: Export | None = None
 
-    async def look() -> Listed:
-        nonlocal export
-        leads = await planpoint.list_leads(data.project_id)
-        if only_new:
-            export = await Export.begin(run, data.project_id, leads, data.limit)
-            leads = export.leads
-        return Listed(leads, len(leads), {})
+    async def new() -> Listed:
+        nonlocal all_, export
+        all_ = await look()
+        export = await Export.begin(run, data.project_id, all_.rows, data.limit)
+        return Listed(export.leads, len(export.leads), {})
 
-    only_new = data.destination is not None if data.only_new is None else data.only_new
-    result = await _rows(run, data, look, project_id=data.project_id)
-    if export is None:
-        return result
-    await export.end()
-    return {**result, "complete": export.complete, "known_before": export.known_before}
+    async with run.exclusive(memory(run, data.project_id)):
+        result = await _rows(run, data, new, project_id=data.project_id)
+        assert all_ is not None and export is not None  # noqa: S101, PT018 - the rows were asked for
+        await export.end()
+    told = {**result, "complete": export.complete and all_.complete, "known_before": export.known_before}
+    return with_warnings(told, all_.warnings)
 
 
 # --- What they share --------------------------------------------------------------------------------------------------

@@ -73,6 +73,28 @@ async def test_a_repeated_run_writes_the_same_leads_again(bench: Bench, leads: A
     assert exported(tmp_path, "2.jsonl") == [ident(4)]
 
 
+async def test_an_export_that_ends_late_forgets_no_other(bench: Bench, leads: Any, tmp_path: Path) -> None:
+    """Cut off before its outcome, overtaken, run again: what the later export had is still known."""
+    data = {"project_id": PROJECT, "destination": "1.jsonl"}
+    await bench.do(LEADS, data, key="k")
+    leads.append({"_id": ident(4), **PERSON})
+    await bench.do(LEADS, {"project_id": PROJECT, "destination": "2.jsonl"})
+
+    await bench.do(LEADS, data, key="k")
+
+    last = await bench.do(LEADS, {"project_id": PROJECT, "destination": "3.jsonl"})
+    assert (last["rows"], last["known_before"]) == (0, 4)
+
+
+async def test_leads_that_are_not_all_listed_are_said_so(bench: Bench, leads: Any) -> None:
+    """`{records, count}` with another count: not complete, with a warning, also where only new ones are asked for."""
+    bench.wire = lambda request: answer({"records": leads, "count": 9})
+    for only_new in (False, True):
+        result = await bench.do(LEADS, {"project_id": PROJECT, "only_new": only_new})
+        assert result["complete"] is False
+        assert result["warnings"] == ["Planpoint counts 9 and lists 3; it documents no way to get the rest."]
+
+
 async def test_each_schedule_and_project_has_its_own_export(bench: Bench, leads: Any, tmp_path: Path) -> None:
     """What one schedule has exported is still new to another."""
     for source in ("/planrelay/schedule/crm", "/planrelay/schedule/mail", "/by/hand"):

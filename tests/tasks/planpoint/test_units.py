@@ -56,6 +56,16 @@ async def test_a_count_that_is_not_the_number_of_records_is_a_warning(bench: Ben
     assert listed["warnings"] == ["Planpoint counts 3 and lists 1; it documents no way to get the rest."]
 
 
+@pytest.mark.parametrize(("count", "complete"), [("3", False), (3.0, False), (1.0, True), ("many", True), (True, True)])
+async def test_a_count_may_come_in_another_form(bench: Bench, count: Any, complete: bool) -> None:
+    """A number as text or with a decimal mark counts; what is no number says nothing."""
+    bench.wire = lambda request: answer({"records": [{"_id": ident(1)}], "count": count})
+
+    listed = await bench.do("planpoint.unit.list", {"project_id": PROJECT})
+
+    assert listed["complete"] is complete
+
+
 @pytest.mark.parametrize("body", [{"units": []}, [1], [{"name": "no id"}], "text", None])
 async def test_a_list_of_another_shape_is_a_broken_contract(bench: Bench, body: Any) -> None:
     """A 2xx whose body is neither a list nor `{records, count}` of objects with ids is `contract_broken`."""
@@ -214,6 +224,16 @@ async def test_a_paused_account_is_an_error_of_its_own(bench: Bench, paused: Any
 
     assert raised.value.status == status
     assert isinstance(paused, bool) or "unpaid invoice" in raised.value.message
+
+
+@pytest.mark.parametrize("type", ["unit.read", "unit.update", "unit.list"])
+async def test_a_pause_that_is_called_a_success_is_a_pause(bench: Bench, type: str) -> None:
+    """`{message, paused}` where an object or a list is documented, with 200: not a broken contract."""
+    bench.wire = lambda request: answer({"message": "Account suspended", "paused": True})
+    data = {"unit.list": {"project_id": PROJECT}, "unit.update": {"id": ident(1), "changes": {"price": 1}}}
+
+    with pytest.raises(Paused):
+        await bench.do(f"planpoint.{type}", data.get(type, {"id": ident(1)}))
 
 
 @pytest.mark.parametrize("paused", [False, {"value": False}, None, "no"])
