@@ -6,17 +6,19 @@ Pure: units as they are and rows as they were read in, the plan's items and coun
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tasks.planpoint import models
-from tasks.planpoint.sheet import NUMBERS, Reading, Wish
+from tasks.planpoint.sheet import NUMBERS, Reading, Wish, unit_key
+from worker.cells import folded
 from worker.natural_key import same
 
-GONE: Final = frozenset({"Sold", "Leased"})
-"""Statuses of units that nobody can buy any more: putting one back on sale by mistake is the costly error."""
+GONE: Final = frozenset({"leased", "sold"})
+"""Statuses (folded) of units that nobody can buy any more: putting one back on sale by mistake is the costly error."""
 
 Item = dict[str, Any]
 """One line of a plan: `action` is `update` (with `id`, `key`, `changes`), `unknown` or `invalid` (with `reason`)."""
@@ -34,18 +36,20 @@ class Difference:
 def difference(reading: Reading, units: Iterable[Mapping[str, Any]], data: models.UnitsSync) -> Difference:
     """Compare what a sheet wants with what a project has."""
     by_key = _by_key(units, data.key)
+    missing = {key: several for key, several in by_key.items() if key not in reading.mentioned}
+    nearly = {} if data.key == "id" else {loose: key for key in missing if (loose := _loosely(key))}
     items: list[Item] = [{"action": "invalid", **problem} for problem in reading.problems]
     unchanged = 0
     for wish in reading.wishes:
-        item = _item(wish, by_key.get(wish.key, []), data.key)
+        item = _item(wish, by_key.get(wish.key, []), data.key, nearly)
         if item is None:
             unchanged += 1
         else:
             items.append(item)
-    missing = [unit for key, several in by_key.items() if key not in reading.mentioned for unit in several]
-    if data.missing_status is not None:
-        items.extend(_missing(missing, data.missing_status, data.key))
-    return _judged(items, data, units=sum(map(len, by_key.values())), unchanged=unchanged, missing=len(missing))
+    lacking = [unit for several in missing.values() for unit in several]
+    if reading.missing_status is not None:
+        items.extend(_missing(lacking, reading.missing_status, data.key))
+    return _judged(items, data, units=sum(map(len, by_key.values())), unchanged=unchanged, missing=len(lacking))
 
 
 def _by_key(units: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -53,13 +57,23 @@ def _by_key(units: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[Mapp
     for unit in units:
         value = unit.get(key)
         # A unit without the key is one that no row can mean: under a key of its own.
-        text = "" if value is None else str(value).strip()
-        found[(text.lower() if key == "id" else text) or f"\0{unit['id']}"].append(unit)
+        found["" if value is None else unit_key(value, key)].append(unit)
+    for unit in found.pop("", []):
+        found[f"\0{unit['id']}"].append(unit)
     return found
 
 
-def _item(wish: Wish, units: list[Mapping[str, Any]], key: str) -> Item | None:
+def _loosely(key: str) -> str:
+    """Give what is the same in `A-01`, `a 01` and `A01`, and in `007` and `7`."""
+    return folded(unicodedata.normalize("NFKC", key)).lstrip("0") if not key.startswith("\0") else ""
+
+
+def _item(wish: Wish, units: list[Mapping[str, Any]], key: str, nearly: Mapping[str, str]) -> Item | None:
     if not units:
+        near = nearly.get(_loosely(wish.key))
+        if near is not None:  # else the unit that is meant would seem missing
+            reason = f"no unit has the {key} {wish.key!r}; one has {near!r}"
+            return {"action": "invalid", "line": wish.line, "reason": reason}
         return {"action": "unknown", "line": wish.line, "key": wish.key, "reason": f"no unit has this {key}"}
     if len(units) > 1:
         ids = ", ".join(unit["id"] for unit in units[:5])
@@ -113,8 +127,7 @@ def _judged(items: list[Item], data: models.UnitsSync, *, units: int, unchanged:
         )
     if reopened > data.max_reopened:
         reasons.append(
-            f"{reopened} units would go from {' or '.join(sorted(GONE))} to Available; "
-            f"max_reopened allows {data.max_reopened}."
+            f"{reopened} units would go from Leased or Sold to Available; max_reopened allows {data.max_reopened}."
         )
     if data.missing_status is not None and summary["invalid"]:
         reasons.append(
@@ -126,7 +139,7 @@ def _judged(items: list[Item], data: models.UnitsSync, *, units: int, unchanged:
 
 def _reopens(item: Item) -> bool:
     status = item["changes"].get("status")
-    return status is not None and status["before"] in GONE and status["after"] == "Available"
+    return status is not None and folded(str(status["before"])) in GONE and folded(status["after"]) == "available"
 
 
 def moved_on(item: Item, unit: Mapping[str, Any] | None) -> bool:

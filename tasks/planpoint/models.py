@@ -252,7 +252,8 @@ class UnitsSync(CommandData):
     A sheet of units and what it may do to a project.
 
     `key` tells which unit a row means. `columns` maps the sheet's headings to fields (left out: headings that are a
-    field's name in either language); no other column is touched, and an empty cell leaves its field alone.
+    field's name in either language); no other column is touched, and an empty cell leaves its field alone. A heading
+    in `columns` that a table lacks, and a field that nobody knows, are errors.
     """
 
     project_id: Id

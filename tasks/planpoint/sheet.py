@@ -7,10 +7,13 @@ are problems with their line, and the row is left out.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
@@ -26,8 +29,15 @@ NUMBERS: Final = frozenset(
     {"price", "bed", "bath", "sqft", "parking", "position", "payable_amount", "lon", "lat", "level"}
 )
 FLAGS: Final = frozenset({"is_featured", "unit_price_tbd"})
+AMOUNTS: Final = frozenset({"price", "bed", "bath", "sqft", "parking", "payable_amount"})
+"""Numbers of which less than none makes no sense."""
 REFERENCES: Final = frozenset({"id", "floor", "project"})
 """Fields that a sheet may name its units by, and never changes."""
+# viewerdocs, units/id/get and units/id/patch; api/openapi.yaml, Unit.unitmodels.
+LISTS: Final = frozenset(
+    {"unitmodels", "layout_gallery", "additional_info", "images", "cloned_images", "custom_finishes", "finishes"}
+) | {"cloned_finishes"}
+"""Fields that hold lists or objects: a cell has neither, so a sheet never changes them."""
 
 _GROUPS: Final = {".": ",", ",": "."}
 _BLANKS: Final = " '\N{RIGHT SINGLE QUOTATION MARK}\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{THIN SPACE}"
@@ -51,31 +61,62 @@ class Reading:
     """Rows that can't be understood: `line` and `reason`."""
     mentioned: set[str] = field(default_factory=set)
     """The keys of all rows, also of those that can't be understood."""
+    missing_status: str | None = None
+    """The status for units that no row mentions, as this tenant writes it."""
     ignored: list[str] = field(default_factory=list)
     """Headings that are no field, or none that a sheet may change."""
+    absent: list[str] = field(default_factory=list)
+    """Headings that `columns` names and no row has."""
 
 
 class Reader:
     """
-    Reads the rows of one sheet for one project.
+    Reads the rows of one sheet for one project, whose units say which statuses and fields a tenant has of its own.
 
-    `own_statuses` are those that the project's units have: a tenant's own are as good as the documented ones.
+    Raises `BadCommand` for columns and a `missing_status` that can't be meant.
     """
 
-    def __init__(self, data: models.UnitsSync, unit: Vocabulary, own_statuses: Iterable[str]) -> None:
+    def __init__(self, data: models.UnitsSync, unit: Vocabulary, units: Collection[Mapping[str, Any]]) -> None:
         self._data = data
         self._unit = unit
-        self._headings = Headings(
-            {folded(name): ours for ours, theirs in unit.names.items() for name in (ours, *theirs)},
-            data.columns,
-            name=unit.name,
-            refused=REFERENCES - {data.key},
-        )
-        statuses = [*own_statuses, *data.statuses, *models.STATUSES]
-        self._statuses = {folded(status): status for status in statuses}
+        self._known = {folded(name): ours for ours, theirs in unit.names.items() for name in (ours, *theirs)}
+        holding_lists = {name for one in units for name, value in one.items() if isinstance(value, (list, dict))}
+        refused = (REFERENCES | LISTS | holding_lists) - {data.key}
+        self._check_columns({name for one in units for name in one}, refused)
+        self._headings = Headings(self._known, data.columns, name=unit.name, refused=refused)
+        own = {one["status"] for one in units if isinstance(one.get("status"), str)}
+        # The tenant's own way to write a status holds; where its units write one in several ways, the documented.
+        statuses = [*models.STATUSES, *data.statuses, *sorted(own), *own.intersection(models.STATUSES)]
+        self._statuses: dict[str, str] = {folded(status): status for status in statuses}
         self.reading = Reading()
+        if data.missing_status is not None:
+            try:
+                self.reading.missing_status = self._status(data.missing_status)
+            except Unclear as unclear:
+                raise BadCommand(f"data.missing_status: {unclear}.") from None
         self._lines: dict[str, int] = {}
         self._twice: set[str] = set()
+        self._tabular = False
+
+    def _check_columns(self, own: Collection[str], refused: Collection[str]) -> None:
+        for heading, said in (self._data.columns or {}).items():
+            name = self._unit.name(said)
+            if name in refused:
+                why = "a sheet never changes" if name in REFERENCES else "holds lists or objects, which no cell has"
+                raise BadCommand(f"data.columns: {heading!r} is mapped to {said}, which {why}.")
+            if name not in self._unit.names and own and name not in own:
+                raise BadCommand(
+                    f"data.columns: {heading!r} is mapped to {said}, which no page documents and no unit of this "
+                    f"project has{_nearest(said, self._known)}."
+                )
+
+    def head(self, heading: Sequence[str]) -> None:
+        """Take in a table's heading: a sheet of rows that name their own fields has none."""
+        self._tabular = bool(heading)
+        times = Counter(name.casefold() for name in heading)
+        for name in heading:
+            if name and times[name.casefold()] == 1:  # of those that stand there twice, none is read
+                self._headings.field(name)
 
     def read(self, row: Row | BadRow) -> None:
         """Take one row in."""
@@ -96,17 +137,29 @@ class Reader:
 
     def finish(self) -> Reading:
         """Give what came of all rows; of those whose key came twice, none is believed."""
-        reading = self.reading
-        if not any(name == self._data.key for name in self._headings.fields.values()):
+        reading, headings = self.reading, self._headings.fields
+        if not reading.wishes and not reading.problems:
+            raise BadCommand("The sheet has no rows.")
+        if not headings:
+            first = min(reading.problems, key=lambda problem: problem["line"])
+            raise BadCommand(f"No row of the sheet can be read; line {first['line']}: {first['reason']}.")
+        if self._data.key not in headings.values():
             raise BadCommand(
-                f"The sheet has no column for data.key, {self._data.key}: it has {quoted(self._headings.fields)}. "
+                f"The sheet has no column for data.key, {self._data.key}: it has {quoted(headings)}. "
                 "Name the column so, or map its heading in data.columns."
             )
+        reading.absent = [heading for heading in self._data.columns or () if heading not in headings]
+        if reading.absent and self._tabular:
+            raise BadCommand(
+                f"data.columns names {quoted(reading.absent)}, which the sheet does not have once: "
+                f"it has {quoted(headings)}."
+            )
         for wish in [wish for wish in reading.wishes if wish.key in self._twice]:
-            reading.wishes.remove(wish)
             self._problem(wish.line, f"{self._data.key} {wish.key!r} stands in another line too")
+        reading.wishes = [wish for wish in reading.wishes if wish.key not in self._twice]
         reading.problems.sort(key=lambda problem: problem["line"])
-        reading.ignored = self._headings.ignored
+        known = {} if self._data.columns is not None else self._known
+        reading.ignored = [f"{name}{_nearest(name, known)}" for name in self._headings.ignored]
         return reading
 
     def _problem(self, line: int, reason: str) -> None:
@@ -117,8 +170,7 @@ class Reader:
         cells = {field_of(heading): (heading, cell) for heading, cell in values.items() if not is_empty(cell)}
         if self._data.key not in cells:
             raise Unclear(f"has no {self._data.key}")
-        key = text(cells.pop(self._data.key)[1])
-        key = key.lower() if self._data.key == "id" else key
+        key = unit_key(cells.pop(self._data.key)[1], self._data.key)
         self.reading.mentioned.add(key)
         fields: dict[str, Any] = {}
         for name, (heading, cell) in cells.items():
@@ -130,8 +182,13 @@ class Reader:
         return key, fields
 
     def _value(self, name: str, cell: Any) -> Any:
+        if isinstance(cell, (list, dict)):
+            raise Unclear(f"a JSON {'array' if isinstance(cell, list) else 'object'} is no value of it")
         if name in NUMBERS:
-            return number(cell, self._data.decimal_mark)
+            value = number(cell, self._data.decimal_mark)
+            if value < 0 and name in AMOUNTS:
+                raise Unclear(f"{str(cell)[:60]!r} is less than nothing")
+            return value
         if name in FLAGS:
             return flag(cell)
         if name == "status":
@@ -150,6 +207,17 @@ class Reader:
         return known
 
 
+def unit_key(value: Any, key: str) -> str:
+    """Give what tells units apart as text: a number's and its text's are one, however its letters are encoded."""
+    known = unicodedata.normalize("NFC", text(value))
+    return known.lower() if key == "id" else known
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    near = [] if folded(name) in known else get_close_matches(folded(name), known, 1, 0.75)
+    return f" (did you mean {known[near[0]]}?)" if near else ""
+
+
 def number(cell: Any, decimal_mark: str | None) -> int | float:
     """
     Read a number: as it is, or from text with this decimal mark, currency signs and grouped thousands allowed.
@@ -160,6 +228,8 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
     if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
         raise Unclear(f"{str(cell)[:60]!r} is no number")
     if not isinstance(cell, str):
+        if not math.isfinite(cell):
+            raise Unclear(f"{cell} is no number")
         return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
     text = "".join(char for char in cell if unicodedata.category(char) != "Sc").strip(_BLANKS)
     if decimal_mark is None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
 from tasks.planpoint.diff import Difference, Item, difference, moved_on
 from tasks.planpoint.patches import Written, as_wanted, write
-from tasks.planpoint.sheet import Reader
+from tasks.planpoint.sheet import Reader, Reading
 from tasks.planpoint.spelling import learn
 from worker import planned
 from worker.rows import inline_sheet, read_sheet
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from worker.command import Result
     from worker.plans import Plan
     from worker.run import Run
+
+NOT_LISTED: Final = "the project does not list it any more"
+
+SHOWN: Final = 20
+"""Columns that a warning names."""
 
 
 @dataclass(slots=True)
@@ -39,8 +44,8 @@ class Sync:
     """The project's units as last read."""
     destination: str | None = None
     """Where the plan's rows go, its template filled."""
-    ignored: list[str] = field(default_factory=list)
-    """Columns of the sheet that are no field."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of the sheet's columns."""
 
     async def result(self) -> Result:
         """Plan, and apply as far as the mode and the brakes allow."""
@@ -69,20 +74,20 @@ class Sync:
         by_id = {unit["id"]: unit for unit in units}
         moved = [item for item in items if moved_on(item, by_id.get(item["id"]))]
         if not moved:
-            return {"id": approved.id, "held": False, "warnings": []}
+            return {"id": approved.id, "held": False, "warnings": self._warnings()}
         some = ", ".join(str(item["key"]) for item in moved[:5])
         reason = f"{len(moved)} units have changed since plan {approved.id} was made ({some})."
         return await self._keep(await self._difference(units), (reason,))
 
     async def _difference(self, units: list[Object]) -> Difference:
         data = self.data
-        own = {unit["status"] for unit in units if isinstance(unit.get("status"), str)}
-        reader = Reader(data, self.planpoint.unit, own)
+        reader = Reader(data, self.planpoint.unit, units)
         sheet = inline_sheet(data.rows) if data.rows is not None else await self._sheet()
+        reader.head(sheet.heading)
         async for row in sheet:
             reader.read(row)
         reading = reader.finish()
-        self.ignored = reading.ignored
+        self.notes = _notes(reading)
         return difference(reading, units, data)
 
     async def _sheet(self) -> Any:
@@ -96,10 +101,7 @@ class Sync:
         return {"id": plan.id, "held": held, "warnings": self._warnings()}
 
     def _warnings(self) -> list[str]:
-        warnings = [] if self.listed is None else self.listed.warnings
-        if self.ignored:
-            warnings.append(f"Columns that are no field of a unit were left alone: {', '.join(self.ignored)}.")
-        return warnings
+        return [*([] if self.listed is None else self.listed.warnings), *self.notes]
 
     # Applying
 
@@ -119,12 +121,11 @@ class Sync:
         if not written.stopped:
             await self.run.plans.applied(plan.id)
         left = [_left(item, written) for item in items if item["id"] in written.left]
-        left += [
-            {"id": item["id"], "key": item["key"], "reason": "changed by somebody else meanwhile"} for item in overtaken
-        ]
+        left += [_overtaken(item, units) for item in overtaken]
         counts = {"applied": len(items) - len(left), "not_applied": len(left)}
+        warnings = list(dict.fromkeys([*warnings, *self._warnings()]))  # also of the list that was read back
         if left:
-            warnings = [*warnings, f"{len(left)} of {len(items)} units are not as planned: see not_applied."]
+            warnings.append(f"{len(left)} of {len(items)} units are not as planned: see not_applied.")
         return await self._told(plan, state, warnings, counts=counts, left=left)
 
     async def _read(self) -> Listed:
@@ -154,5 +155,25 @@ def _after(item: Item) -> dict[str, Any]:
 
 def _left(item: Item, written: Written) -> Item:
     unit = written.units.get(item["id"])
-    reason = written.left[item["id"]] or ("no such unit any more" if unit is None else "it shows otherwise")
+    reason = written.left[item["id"]] or (NOT_LISTED if unit is None else "it shows otherwise")
     return {"id": item["id"], "key": item["key"], "reason": reason}
+
+
+def _overtaken(item: Item, units: Mapping[str, Object]) -> Item:
+    reason = "changed by somebody else meanwhile" if item["id"] in units else NOT_LISTED
+    return {"id": item["id"], "key": item["key"], "reason": reason}
+
+
+def _notes(reading: Reading) -> list[str]:
+    notes = []
+    if reading.ignored:
+        columns = _some(reading.ignored)
+        notes.append(f"Columns that are no field of a unit, or none that a sheet changes, were left alone: {columns}.")
+    if reading.absent:
+        notes.append(f"No row has these columns, which data.columns names: {_some(reading.absent)}.")
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -13,10 +13,13 @@ from worker.errors import BadCommand
 from worker.rows import BadRow, Row
 
 
-def read(*rows: dict[str, Any] | BadRow, own: tuple[str, ...] = (), **data: Any) -> Reading:
+def read(
+    *rows: dict[str, Any] | BadRow, units: tuple[dict[str, Any], ...] = (), head: tuple[str, ...] = (), **data: Any
+) -> Reading:
     """Read rows that stand on the lines 2, 3, …, as a CSV's do."""
     asked = {"project_id": "a" * 24, "rows": [{"x": 1}], "key": "unit_number", "mode": "plan", **data}
-    reader = Reader(models.UnitsSync.model_validate(asked), models.UNIT, own)
+    reader = Reader(models.UnitsSync.model_validate(asked), models.UNIT, units)
+    reader.head(head)
     for line, row in enumerate(rows, 2):
         reader.read(row if isinstance(row, BadRow) else Row(line, row))
     return reader.finish()
@@ -64,6 +67,7 @@ def test_numbers_are_read(cell: Any, mark: str | None, value: float) -> None:
         ("9" * 16, None, "no number"),
         (True, None, "no number"),
         ([1], None, "no number"),
+        (float("inf"), None, "no number"),
     ],
 )
 def test_what_is_no_number_is_said_so(cell: Any, mark: str | None, says: str) -> None:
@@ -106,11 +110,76 @@ def test_columns_may_be_mapped() -> None:
         {"Nr": 101.0, "Preis": "1.000", "price": 7, "Ausblick": "Süd"},
         columns={"Nr": "unit_number", "Preis": "price", "Ausblick": "seaView"},
         decimal_mark=",",
+        units=({"id": "1", "seaView": "Nord"},),
     )
 
     (wish,) = reading.wishes
     assert (wish.key, wish.fields) == ("101", {"price": 1000, "seaView": "Süd"})
     assert reading.ignored == ["price"]
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("prcie", r"'Preis' is mapped to prcie, which no page documents .* \(did you mean price\?\)"),
+        ("floor", "floor, which a sheet never changes"),
+        ("images", "images, which holds lists"),
+        ("tags", "tags, which holds lists"),
+    ],
+)
+def test_a_column_is_mapped_to_a_field_that_a_sheet_can_change(field: str, says: str) -> None:
+    """A misspelt field would be written as a new one, and a list overwritten with a text."""
+    with pytest.raises(BadCommand, match=says):
+        read({"Nr": "1", "Preis": 1}, columns={"Nr": "unit_number", "Preis": field}, units=({"id": "1", "tags": []},))
+
+
+def test_a_column_that_is_mapped_has_to_be_in_the_table() -> None:
+    """A misspelt heading must not leave its prices as they are, in silence."""
+    columns = {"Nr": "unit_number", "Preis": "price"}
+    with pytest.raises(BadCommand, match="columns names 'Preis', which the sheet does not have once: it has 'Nr', 'Pr"):
+        read({"Nr": "1", "Preis (EUR)": 1}, columns=columns, head=("Nr", "Preis (EUR)"))
+
+    assert read({"Nr": "1"}, columns=columns).absent == ["Preis"]  # rows that name their own fields may leave some out
+
+
+def test_a_heading_that_is_nearly_a_field_is_said_so() -> None:
+    """The column is left alone; the warning names what was probably meant."""
+    assert read({"unit_number": "1", "Pirce": 1}).ignored == ["Pirce (did you mean price?)"]
+
+
+def test_lists_are_no_cells() -> None:
+    """A JSON sheet's list is a problem, and a column for a field that holds lists is left alone."""
+    reading = read({"unit_number": "1", "model": ["a"]}, {"unit_number": "2", "images": "a.jpg", "views": "b"})
+    assert reading.problems == [{"line": 2, "reason": "model: a JSON array is no value of it"}]
+
+    reading = read({"unit_number": "2", "images": "a.jpg", "Views": "b"}, units=({"id": "1", "Views": ["N"]},))
+    assert (reading.wishes[0].fields, reading.ignored) == ({}, ["images", "Views"])
+
+
+def test_amounts_are_not_less_than_nothing() -> None:
+    """A price below zero is a problem; a level below the ground is none."""
+    assert read({"unit_number": "1", "price": "-5"}).problems == [
+        {"line": 2, "reason": "price: '-5' is less than nothing"}
+    ]
+    assert read({"unit_number": "1", "position": -1}).wishes[0].fields == {"position": -1}
+
+
+@pytest.mark.parametrize("head", [(), ("Unit number", "Price")])
+def test_a_sheet_without_rows_is_refused(head: tuple[str, ...]) -> None:
+    """It is a mistake, whatever its heading, and no reason to take all units for missing."""
+    with pytest.raises(BadCommand, match="no rows"):
+        read(head=head)
+
+
+def test_a_sheet_of_which_nothing_can_be_read_says_why() -> None:
+    """The first line's reason is told."""
+    with pytest.raises(BadCommand, match="line 4: it is no JSON"):
+        read(BadRow(5, "it is no JSON"), BadRow(4, "it is no JSON"))
+
+
+def test_a_letter_is_a_letter_however_it_is_encoded() -> None:
+    """Keys are compared composed: a spreadsheet on a Mac may write É as two characters."""
+    assert read({"unit_number": "E\N{COMBINING ACUTE ACCENT}1"}).wishes[0].key == "É1"
 
 
 def test_two_columns_of_one_field_are_refused() -> None:
@@ -163,7 +232,26 @@ def test_of_a_key_that_comes_twice_no_row_is_believed() -> None:
 )
 def test_statuses_are_known_ones_or_the_tenants(cell: str, status: str) -> None:
     """The five documented and those that units of the project have, whatever their case."""
-    assert read({"unit_number": "1", "status": cell}, own=("Reserved",)).wishes[0].fields == {"status": status}
+    reading = read({"unit_number": "1", "status": cell}, units=({"status": "Reserved"},))
+
+    assert reading.wishes[0].fields == {"status": status}
+
+
+@pytest.mark.parametrize(
+    ("own", "status"), [(["sold"], "sold"), (["sold", "Sold"], "Sold"), (["SOLD", "sold"], "sold")]
+)
+def test_a_status_is_written_as_the_tenants_units_have_it(own: list[str], status: str) -> None:
+    """Else every unit would be written each time; of several ways the documented one holds."""
+    units = tuple({"status": one} for one in own)
+
+    assert read({"unit_number": "1", "status": "SOLD"}, units=units).wishes[0].fields == {"status": status}
+
+
+def test_the_status_for_missing_units_is_checked_too() -> None:
+    """A typing error there would go to every unit that the sheet lacks."""
+    assert read({"unit_number": "1"}, missing_status="on hold").missing_status == "OnHold"
+    with pytest.raises(BadCommand, match=r"data.missing_status: 'Unavailabel' is neither one of"):
+        read({"unit_number": "1"}, missing_status="Unavailabel")
 
 
 def test_a_status_that_nobody_knows_is_a_problem_until_it_is_given() -> None:

@@ -440,6 +440,62 @@ async def test_missing_units_need_a_clean_sheet(bench: Bench, account: Account) 
     assert result["summary"]["changed"] == 1
 
 
+async def test_a_unit_that_is_spelt_otherwise_is_not_missing(bench: Bench, account: Account) -> None:
+    """A row whose key is nearly that of a unit makes the sheet unclean; one that is like none does not."""
+    fill(account, 9)
+    account.add("a", unitNumber="A-01")
+    rows = [{"unit_number": str(n)} for n in range(1, 10)]
+    missing: dict[str, Any] = {"missing_status": "Unavailable", "max_changed": 1}
+
+    result = await bench.do(SYNC, sheet(*rows, {"unit_number": "a 01", "price": 1}, **missing))
+
+    assert result["state"] == "held"
+    assert result["plan"]["rows"][0]["reason"] == "no unit has the unit_number 'a 01'; one has 'A-01'"
+    assert (await bench.do(SYNC, sheet(*rows, {"unit_number": "B1", "price": 1}, **missing)))["state"] == "applied"
+
+
+@pytest.mark.parametrize(("sold", "available"), [("sold", "available"), ("SOLD", "Available")])
+async def test_a_tenants_own_spelling_of_sold_is_sold(
+    bench: Bench, account: Account, sold: str, available: str
+) -> None:
+    """The brake on units that go back on sale sees them in any case."""
+    fill(account, 10, status=available)
+    account.units[ident(1)]["status"] = sold
+
+    result = await bench.do(SYNC, sheet({"unit_number": "1", "status": "Available"}))
+
+    assert (result["state"], result["summary"]["reopened"]) == ("held", 1)
+
+
+async def test_a_list_that_is_not_whole_is_said_so_at_every_read(bench: Bench) -> None:
+    """Planned, approved or read back: where the vendor counts more than it lists, the result warns."""
+    bench.wire = account = Account("B")
+    fill(account, 3)
+    account.skew = 2
+    held = await bench.do(SYNC, sheet({"unit_number": "1", "price": 1}))
+    plan = await approve(bench, held["plan_id"])
+
+    result = await bench.do(SYNC, plan.command()["data"])
+
+    warning = ["Planpoint counts 5 and lists 3; it documents no way to get the rest."]
+    assert (held["warnings"], result["warnings"]) == (warning, warning)
+    assert result["state"] == "applied"
+
+
+async def test_a_unit_that_went_is_not_applied(bench: Bench, account: Account) -> None:
+    """Deleted between the cut and the redelivery: the result says which, and why."""
+    ids = fill(account, 10)
+    rows = [{"unit_number": "1", "price": 1}, {"unit_number": "2", "price": 2}]
+    bench.wire = cut(account, method="PATCH", nth=1, after_effect=False)
+    with pytest.raises(Postpone):
+        await bench.do(SYNC, sheet(*rows), key="k")
+    del account.units[ids[0]]
+
+    result = await bench.do(SYNC, sheet(*rows), key="k")
+
+    assert result["not_applied"] == [{"id": ids[0], "key": "1", "reason": "the project does not list it any more"}]
+
+
 async def test_units_with_one_key_are_never_confused(bench: Bench, account: Account) -> None:
     """Two units of the same number: the row is a problem, both stay as they are."""
     first = account.add("a", unitNumber="1", price=1)
@@ -484,7 +540,9 @@ async def test_rows_come_from_a_file_and_the_plan_goes_to_one(bench: Bench, acco
     )
 
     assert account.units[ids[0]]["price"] == 1000.5
-    assert result["warnings"] == ["Columns that are no field of a unit were left alone: Agent."]
+    assert result["warnings"] == [
+        "Columns that are no field of a unit, or none that a sheet changes, were left alone: Agent."
+    ]
     assert result["plan"]["rows"] == 1
     (line,) = (tmp_path / "plan-2026-05-20.jsonl").read_text().splitlines()
     assert json.loads(line)["changes"] == {"price": {"before": 101, "after": 1000.5}}
