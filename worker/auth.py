@@ -180,9 +180,9 @@ def _lifetime(answer: Mapping[str, Any], value: str, now: datetime) -> timedelta
     if isinstance(expires_in, (int, float)) and not isinstance(expires_in, bool) and expires_in > 0:
         return _bounded(expires_in)
     exp = _claims(value).get("exp")
-    if isinstance(exp, (int, float)) and not isinstance(exp, bool):
+    if isinstance(exp, (int, float)) and not isinstance(exp, bool) and exp > now.timestamp():
         return _bounded(exp - now.timestamp())
-    return DEFAULT_LIFETIME
+    return DEFAULT_LIFETIME  # also where a token that was just given is said to have ended: a clock is wrong
 
 
 def _bounded(seconds: float) -> timedelta:

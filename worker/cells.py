@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from worker.errors import BadCommand
 
+ROUNDED: Final = 1e15
+"""From here on a spreadsheet's numbers are no longer exact: it keeps fifteen digits."""
+
 _YES: Final = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -24,8 +27,10 @@ def is_empty(cell: Any) -> bool:
 
 
 def text(cell: Any) -> str:
-    """Give a cell as text; a spreadsheet's 101.0 is 101."""
+    """Give a cell as text; a spreadsheet's 101.0 is 101, and what it has rounded is nobody's number."""
     if isinstance(cell, float) and cell.is_integer():
+        if abs(cell) >= ROUNDED:
+            raise Unclear(f"{cell:.15g} is a number that the spreadsheet has rounded; write it as text")
         return str(int(cell))
     return str(cell).strip()
 

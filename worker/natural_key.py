@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -150,7 +151,7 @@ def same(one: Any, other: Any) -> bool:
     """Tell whether two values are one to a vendor: a number and its text (`2`, `"2"`), a reference and its id."""
     one, other = _referred(one), _referred(other)
     if isinstance(one, str) and isinstance(other, str):
-        return one.strip() == other.strip()  # "01" and "1" are two names
+        return composed(one) == composed(other)  # "01" and "1" are two names
     if isinstance(one, str) != isinstance(other, str):
         text, number = (one, other) if isinstance(one, str) else (other, one)
         return _is_number(number) and _number(text) == number
@@ -162,8 +163,26 @@ def same(one: Any, other: Any) -> bool:
 def folded(one: Any, other: Any) -> bool:
     """Tell whether two values are the same without regard to case, as addresses and user names are."""
     if isinstance(one, str) and isinstance(other, str):
-        return one.strip().casefold() == other.strip().casefold()
+        return fold(one) == fold(other)
     return same(one, other)
+
+
+def fold(name: str) -> str:
+    """Give what is the same of a name or address in any case and any spelling of its letters."""
+    if name.isascii():
+        return name.strip().casefold()
+    # É may be one character or two, and full-width where somebody writes Japanese; what nobody sees counts for nothing.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible(name)).casefold()).strip()
+
+
+def visible(text: str) -> str:
+    """Give text without what nobody sees: zero-width spaces, marks of order and of direction."""
+    return text if text.isascii() else "".join(char for char in text if unicodedata.category(char) != "Cf")
+
+
+def composed(text: str) -> str:
+    """Give text without blanks around it, each letter with its accents in one character where there is one."""
+    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
 
 
 def differing(one: Mapping[str, Any], asked: Mapping[str, Any], alike: Callable[[Any, Any], bool] = same) -> list[str]:

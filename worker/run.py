@@ -286,13 +286,14 @@ class Run:
             raise Postpone(STORE_PATIENCE, "store_away") from None
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, name: str) -> AsyncIterator[None]:
+    async def exclusive(self, name: str, *, customer: bool = False) -> AsyncIterator[None]:
         """
         Be the only one in the fleet that does `name` on this connection; raises `Busy` while another does.
 
-        A command that crashed or was parked inside takes its own hold up again.
+        `customer`: on all connections with this one's limit key, which are the same customer's. A command that crashed
+        or was parked inside takes its own hold up again.
         """
-        full = f"{self.connection.name}:{name}"
+        full = f"{self.connection.limit_key if customer else self.connection.name}:{name}"
         try:
             left = await self.host.ledger.hold(full, self.digest, self.host.ledger.lease)
         except StoreAway:

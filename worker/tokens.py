@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from worker.errors import (
+    Conflict,
+    ContractBroken,
     Forbidden,
     Invalid,
+    NotFound,
     NotSent,
     RateLimited,
     RelayError,
@@ -42,7 +45,8 @@ REFUSED_FOR: Final = 60.0
 """Seconds for which refused credentials are not tried again: they are a matter for the operator."""
 
 FAILED_FOR: Final = 5.0
-"""Seconds until the next try, when a renewal ahead of time failed: the old token still serves."""
+"""Seconds until the next try, when a renewal ahead of time failed (the old token still serves), or its answer made no
+sense."""
 
 
 class Tokens:
@@ -67,7 +71,7 @@ class Tokens:
         self._token: Token | None = None
         self._due = self._ends = 0.0
         self._renewal: asyncio.Task[None] | None = None
-        self._refusal: Unauthorized | None = None
+        self._refusal: RelayError | None = None
         self._refused_until = 0.0
         self._in_vain_until = 0.0
 
@@ -95,6 +99,7 @@ class Tokens:
             return self._token.authorization
         if self._clock() < self._in_vain_until:
             return None
+        self._token = None  # nobody else need learn that it is dead
         authorization = await self._renewed(fetch)
         return None if authorization == refused else authorization
 
@@ -127,22 +132,22 @@ class Tokens:
     def _settled(self, renewal: asyncio.Task[None]) -> None:
         self._renewal = None
         if not renewal.cancelled() and renewal.exception() is not None:
-            self._due = self._clock() + FAILED_FOR
+            self._due = max(self._clock() + FAILED_FOR, self._refused_until)
 
     async def _obtain(self, fetch: Callable[[Request], Awaitable[Response]]) -> None:
         began = self._clock()
         try:
             token = await self._drive(fetch)
-        except (Unauthorized, Forbidden, Invalid) as error:
-            self._token = None
-            self._refused_until = self._clock() + REFUSED_FOR
-            self._refusal = Unauthorized(
+        except (Unauthorized, Forbidden, Invalid, NotFound, Conflict) as error:
+            refusal = Unauthorized(
                 f"The vendor refuses the credentials of {self._name}: {error.message}",
                 status=error.status,
                 response=error.response,
             )
             log.warning("auth.refused", connection=self._name, status=error.status)
-            raise self._refusal from error
+            raise self._refuse(refusal, REFUSED_FOR) from error
+        except ContractBroken as error:
+            raise self._refuse(error, FAILED_FOR)  # noqa: B904 - the very error
         except Unavailable as error:
             if error.after is None:
                 raise NotSent(f"No token: {error.message}", status=error.status, response=error.response) from error
@@ -158,6 +163,10 @@ class Tokens:
             ahead = min(AHEAD, token.lifetime / 10) * self._rng.uniform(1, 1.5)
             self._ends = began + token.lifetime.total_seconds()
             self._due = self._ends - ahead.total_seconds()
+
+    def _refuse(self, error: RelayError, seconds: float) -> RelayError:
+        self._refusal, self._refused_until = error, self._clock() + seconds
+        return error
 
     async def _drive(self, fetch: Callable[[Request], Awaitable[Response]]) -> Token:
         flow = self._flow.token(self._now())

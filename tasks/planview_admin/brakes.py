@@ -2,7 +2,9 @@
 Whether a plan needs somebody's approval.
 
 Pure. What can lock people out is braked: users deactivated, and users who lose a product environment. Whatever a roster
-says, and whatever went wrong with it, no more of them lose their access unseen than the command allows.
+says, and whatever went wrong with it, no more of them lose their access unseen than the command allows. So is what a
+column in the wrong place does to many: other names to sign in by, administrators. And what a directory that shows too
+little makes of a roster.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.planview_admin.spelling import is_active
+from tasks.planview_admin.spelling import ADMINISTRATOR, ROLES, is_active
 
 if TYPE_CHECKING:
     from tasks.planview_admin.protection import Protection
@@ -24,7 +26,12 @@ MOST: Final = 0.5
 """The share of the active users beyond which removals need approval, whatever a command allows."""
 
 SHRUNKEN: Final = 0.8
-"""A roster with less than this share of the last one's rows has shrunk."""
+"""A roster or a directory with less than this share of the last one's rows has shrunk."""
+
+AT_ONCE: Final = 10
+AT_ONCE_SHARE: Final = 0.05
+"""How many users, and what share of the active ones, get other names or become administrators without approval: whoever
+is over both looks like a column in the wrong place."""
 
 _ORDER: Final = {action: place for place, action in enumerate(("invalid", "excluded", *WRITES))}
 
@@ -34,13 +41,19 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What a roster may do: `last_rows` is how many rows the last one had that was applied, None where none was."""
+    """
+    What a roster may do.
+
+    `last_rows` is how many rows the last one had that was applied, `last_users` how many users the directory had then;
+    None where none was.
+    """
 
     protection: Protection
     deactivate_missing: bool
     max_removals: int
     max_removal_share: float
     last_rows: int | None = None
+    last_users: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +114,16 @@ def judged(
         "removal_share": round(_share(removals, active), 4),
     }
     ordered = sorted(items, key=lambda item: (_ORDER[item["action"]], item.get("line") or 0))
-    reasons = tuple(_reasons(summary, users, rules)) if removals else ()
+    reasons = (*_lost(summary, users, rules, items), *_mistaken(items, users, active), *_unseen(summary, rules))
     return Difference(ordered, summary, reasons)
 
 
-def _reasons(summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rules: Rules) -> Iterator[str]:
+def _lost(
+    summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rules: Rules, items: Sequence[Item]
+) -> Iterator[str]:
+    """Say why people must not lose their access unseen."""
+    if not summary["removals"]:
+        return
     removals, active, rows = summary["removals"], summary["active"], summary["rows"]
     share = _share(removals, active)
     lose = f"{removals} of {active} active users would lose access ({share:.1%})"
@@ -125,6 +143,34 @@ def _reasons(summary: Mapping[str, Any], users: Sequence[Mapping[str, Any]], rul
     for name, matter in (("role", "who is an administrator"), ("status", "who is active")):
         if not any(user.get(name) for user in users):
             yield f"No user shows a {name}, so nobody can tell {matter}: set fields.{name} of the connection."
+    losing = {item["id"] for item in items if removes(item)}
+    strange = {str(user["role"]) for user in users if user["id"] in losing and user.get("role")}.difference(ROLES)
+    if strange:
+        yield (
+            f"Users with the role {', '.join(map(repr, sorted(strange)[:5]))} would lose access, which may be an "
+            'administrator\'s: set fields."role.administrator" and fields."role.user" of the connection.'
+        )
+
+
+def _mistaken(items: Sequence[Item], users: Sequence[Mapping[str, Any]], active: int) -> Iterator[str]:
+    """Say what looks like a column in the wrong place, or a field that is known by another key."""
+    changed = [item["changes"] for item in items if item["action"] in {"update", "reactivate"}]
+    renamed = sum(any(name in each and each[name]["before"] for name in ("username", "email")) for each in changed)
+    raised = sum(each.get("role", {}).get("after") == ADMINISTRATOR for each in changed)
+    for count, would in ((renamed, "get another username or email to sign in by"), (raised, "become administrators")):
+        if count > AT_ONCE and _share(count, active) > AT_ONCE_SHARE:
+            yield f"{count} of {active} active users would {would}: is a column in the wrong place?"
+    if any("products" in each for each in changed) and not any("products" in user for user in users):
+        yield "No user shows products, so nobody can tell who would lose some: set fields.products of the connection."
+
+
+def _unseen(summary: Mapping[str, Any], rules: Rules) -> Iterator[str]:
+    """Say that users may not have been seen who are there."""
+    if summary["create"] and rules.last_users is not None and summary["users"] < SHRUNKEN * rules.last_users:
+        yield (
+            f"The directory shows {summary['users']} users, after the last reconcile it had {rules.last_users}: it has "
+            "shrunk, and users may be made a second time."
+        )
 
 
 def _share(removals: int, active: int) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.planview_admin.pages import Pages
 from tasks.planview_admin.spelling import INACTIVE, PRODUCT, RECORD, Spelling, reference
 from worker.errors import ContractBroken, Invalid
+from worker.natural_key import fold
 from worker.rest import Endpoint, Evidence, vendor_message
 from worker.sweep import sweep
 
@@ -133,19 +134,21 @@ class Admin:
         response = await self._gateway.send(endpoint, path={"id": id}, json=body)
         return self._user(response, endpoint) if response.body.strip() else await self.read_user(id)
 
-    async def write_user(self, id: str, changes: Mapping[str, Any]) -> User:
+    async def write_user(self, id: str, changes: Mapping[str, Any], *, once: bool) -> User:
         """
-        Set some fields of a user without ever sending twice by itself: the caller looks before it does.
+        Set some fields of a user, a status among them perhaps.
 
-        Where this tenant has operations of their own for deactivating and reactivating, a status goes there.
+        Where this tenant has operations of their own for deactivating and reactivating, a status goes there. `once`:
+        nothing is ever sent twice by itself, as the caller looks before it does.
         """
+        update = _once(USER_UPDATE) if once else USER_UPDATE
         status = USER_DEACTIVATE if changes.get("status") == INACTIVE else USER_REACTIVATE
         if "status" not in changes or status.name not in self._operations:
-            return await self.update_user(id, changes, _once(USER_UPDATE))
+            return await self.update_user(id, changes, update)
         others = {name: value for name, value in changes.items() if name != "status"}
         if others:
-            await self.update_user(id, others, _once(USER_UPDATE))
-        return await self.update_user(id, {"status": changes["status"]}, _once(status))
+            await self.update_user(id, others, update)
+        return await self.update_user(id, {"status": changes["status"]}, _once(status) if once else status)
 
     async def delete_user(self, id: str) -> str:
         """Delete a user; gives what the vendor says."""
@@ -305,6 +308,6 @@ def _has(user: User, wanted: Mapping[str, str]) -> bool:
         if isinstance(held, list):
             if value not in held:
                 return False
-        elif str(held).casefold() != value.casefold():
+        elif fold(str(held)) != fold(value):
             return False
     return True

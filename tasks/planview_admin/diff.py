@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.planview_admin.brakes import Difference, Item, Rules, judged, removal, removes
 from tasks.planview_admin.roster import FULL_NAME, KEYS
 from tasks.planview_admin.spelling import ACTIVE, INACTIVE, alike, is_active
+from worker.natural_key import fold
 
 if TYPE_CHECKING:
     from tasks.planview_admin.protection import Protection
@@ -34,7 +35,7 @@ class Directory:
         for user in users:
             for name, index in (("username", self.by_username), ("email", self.by_email)):
                 if user.get(name):
-                    index.setdefault(str(user[name]).casefold(), []).append(user)
+                    index.setdefault(fold(str(user[name])), []).append(user)
 
     def find(self, id: str | None, fields: Mapping[str, Any]) -> User | None:
         """Give the user who is meant, None where there is none; raises `Ambiguous` where that can't be told."""
@@ -42,12 +43,12 @@ class Directory:
             return self.by_id.get(id)
         username, email = fields.get("username"), fields.get("email")
         if username:
-            found = self.by_username.get(str(username).casefold(), [])
+            found = self.by_username.get(fold(str(username)), [])
             if not found and email:
                 # Who has another username is somebody else: where usernames are used, emails may be shared.
-                found = [one for one in self.by_email.get(str(email).casefold(), []) if not one.get("username")]
+                found = [one for one in self.by_email.get(fold(str(email)), []) if not one.get("username")]
         else:
-            found = self.by_email.get(str(email).casefold(), [])
+            found = self.by_email.get(fold(str(email)), [])
         if len(found) > 1:
             ids = ", ".join(str(user["id"]) for user in found[:5])
             name, value = ("username", username) if username else ("email", email)
@@ -76,7 +77,7 @@ class _Match:
         value = self.user.get(name) if self.user is not None else None
         if self.writes and name in self.changes:
             value = self.changes[name]["after"]
-        return str(value).casefold() if value else None
+        return fold(str(value)) if value else None
 
 
 def difference(
@@ -137,7 +138,7 @@ def _person(match: _Match) -> tuple[str, Any]:
     if match.user is not None:
         return "id", match.user["id"]
     username = match.wish.fields.get("username")
-    return ("username", str(username).casefold()) if username else ("email", str(match.wish.fields["email"]).casefold())
+    return ("username", fold(str(username))) if username else ("email", fold(str(match.wish.fields["email"])))
 
 
 # What would change
@@ -228,7 +229,7 @@ def _refuse_ambiguous(matches: Sequence[_Match], directory: Directory) -> None:
 
 def _circles(name: str, renaming: Sequence[_Match]) -> list[_Match]:
     """Give those that wait for each other to give up a name."""
-    by_name = {str(match.changes[name]["before"]).casefold(): match for match in renaming if match.user is not None}
+    by_name = {fold(str(match.changes[name]["before"])): match for match in renaming if match.user is not None}
     followed: dict[int, int] = {}
     found: list[_Match] = []
     for number, start in enumerate(renaming):
@@ -237,7 +238,7 @@ def _circles(name: str, renaming: Sequence[_Match]) -> list[_Match]:
         while match is not None and id(match) not in followed:
             followed[id(match)] = number
             path.append(match)
-            other = by_name.get(str(match.changes[name]["after"]).casefold())
+            other = by_name.get(fold(str(match.changes[name]["after"])))
             match = None if other is match else other
         if match is not None and followed[id(match)] == number:
             found += path[next(at for at, one in enumerate(path) if one is match) :]
@@ -249,7 +250,7 @@ def _held(name: str, matches: Sequence[_Match], directory: Directory) -> Counter
     renamed = {match.user["id"]: match for match in matches if match.user is not None and name in match.changes}
     made = [match for match in matches if match.user is None and match.writes]
     final = [match.final(name) for match in (*renamed.values(), *made)]
-    final += [str(user[name]).casefold() for user in directory.users if user.get(name) and user["id"] not in renamed]
+    final += [fold(str(user[name])) for user in directory.users if user.get(name) and user["id"] not in renamed]
     return Counter(value for value in final if value)
 
 
@@ -266,7 +267,7 @@ def _item(match: _Match) -> Item | None:
     action = _action(match)
     item: Item = {"action": action, "line": match.wish.line, "who": match.wish.who, "changes": match.changes}
     if match.user is not None:
-        item["id"] = match.user["id"]
+        item |= {"id": match.user["id"], "seen": _seen(match.user, match.changes)}
     if match.protected is not None:
         item |= {"action": "excluded", "would": action, "reason": match.protected}
     return item
@@ -295,7 +296,7 @@ def _missing(reading: Reading, matches: Sequence[_Match], users: Sequence[User])
 
 
 def _folded(name: str, value: Any) -> str | None:
-    return None if not value else str(value) if name == "id" else str(value).casefold()
+    return None if not value else str(value) if name == "id" else fold(str(value))
 
 
 def _leaving(user: User, protected: str | None) -> Item:
@@ -304,12 +305,18 @@ def _leaving(user: User, protected: str | None) -> Item:
         "line": None,
         "who": str(user.get("username") or user.get("email") or user["id"]),
         "id": user["id"],
+        "seen": _seen(user, ()),
         "changes": {"status": {"before": user.get("status"), "after": INACTIVE}},
         "reason": "the roster does not have this user",
     }
     if protected is not None:
         item |= {"action": "excluded", "would": "deactivate", "reason": protected}
     return item
+
+
+def _seen(user: User, changes: Collection[str]) -> dict[str, Any]:
+    """Give the names by which a user was found, or missed: under others it may be somebody else."""
+    return {name: user[name] for name in ("username", "email") if user.get(name) and name not in changes}
 
 
 def _doubted(item: Item) -> Item:

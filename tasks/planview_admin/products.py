@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from worker.errors import BadCommand, Forbidden, Invalid, NotFound
+from worker.natural_key import fold
 
 if TYPE_CHECKING:
     from tasks.planview_admin.client import Admin
@@ -32,7 +33,7 @@ class Environments:
             async for product in admin.products(page_size=page_size).rows():
                 ids.add(product["id"])
                 if isinstance(product.get("name"), str):
-                    names.setdefault(product["name"].strip().casefold(), []).append(product["id"])
+                    names.setdefault(fold(product["name"]), []).append(product["id"])
         except (NotFound, Forbidden, Invalid):
             return cls(in_use)
         return cls(ids | set(in_use), names)
@@ -41,7 +42,7 @@ class Environments:
         """Give the id of a product environment; what is neither an id nor one's name raises `BadCommand`."""
         if said in self._ids or self._names is None:
             return said
-        found = self._names.get(said.casefold(), [])
+        found = self._names.get(fold(said), [])
         if len(found) == 1:
             return found[0]
         if found:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tasks.planview_admin.spelling import ADMINISTRATOR
+from worker.natural_key import fold
 
 
 class Protection:
@@ -25,22 +26,22 @@ class Protection:
             (ids if pattern.startswith("id:") else names).append(pattern.removeprefix("id:"))
         self._ids = _pattern(ids)
         self._names = _pattern(names)
-        self._own = {name.casefold() for name in own if name}
+        self._own = {fold(name) for name in own if name}
 
     def reason(self, user: Mapping[str, Any]) -> str | None:
         """Say why a user, there or to be made, is not to be touched; None: may be."""
-        names = [name.casefold() for name in (user.get("username"), user.get("email")) if isinstance(name, str)]
+        names = [fold(name) for name in (user.get("username"), user.get("email")) if isinstance(name, str)]
         id = user.get("id")
         if user.get("role") == ADMINISTRATOR and id is not None:
             return "an administrator"
-        if self._own and self._own.intersection([*names, str(id).casefold()]):
+        if self._own and self._own.intersection([*names, fold(str(id))]):
             return "the account of planrelay itself"
-        if (id is not None and self._ids.fullmatch(str(id).casefold())) or any(map(self._names.fullmatch, names)):
+        if (id is not None and self._ids.fullmatch(fold(str(id)))) or any(map(self._names.fullmatch, names)):
             return "protected by protected_users"
         return None
 
 
 def _pattern(patterns: Iterable[str]) -> re.Pattern[str]:
     """Make one expression of many patterns; of none, one that nothing matches."""
-    parts = [".*".join(map(re.escape, pattern.strip().casefold().split("*"))) for pattern in patterns]
+    parts = [".*".join(map(re.escape, fold(pattern).split("*"))) for pattern in patterns]
     return re.compile("|".join(f"(?:{part})" for part in parts) or r"(?!)", re.DOTALL)

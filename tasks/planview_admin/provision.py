@@ -18,6 +18,7 @@ from tasks.planview_admin.products import Environments
 from tasks.planview_admin.spelling import doubts
 from worker.data import with_warnings
 from worker.errors import Conflict, Invalid
+from worker.natural_key import fold
 
 if TYPE_CHECKING:
     from tasks.planview_admin.client import Admin, User
@@ -86,7 +87,8 @@ class Provision:
 
         changes: dict[str, Any] = await self.run.step("changes", keep)
         if left:
-            user = await self.admin.update_user(user["id"], {name: change["after"] for name, change in left.items()})
+            fields = {name: change["after"] for name, change in left.items()}
+            user = await self.admin.write_user(user["id"], fields, once=False)
         asked = {name: change["after"] for name, change in changes.items()}
         state = "created" if created else "updated" if changes else "unchanged"
         return with_warnings({"state": state, "changes": changes, "user": user}, doubts(user, asked))
@@ -106,4 +108,4 @@ class Provision:
 
 def _digest(data: models.UserProvision) -> str:
     """Tell persons apart without naming them: two commands for one person take turns."""
-    return hashlib.sha256((data.id or (data.username or data.email).casefold()).encode()).hexdigest()[:16]
+    return hashlib.sha256((data.id or fold(data.username or data.email)).encode()).hexdigest()[:16]

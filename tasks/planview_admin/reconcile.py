@@ -45,6 +45,7 @@ TABLE: Final = 50
 _LOOKED_AT: Final = frozenset({"id", "email", "username", "first_name", "last_name", "role", "status", "products"})
 _REPEATED: Final = frozenset({"role", "status"})
 _LAST_RUN: Final = "users.reconcile"
+_LAST_USERS: Final = "directory.users"
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class Reconcile:
             run.artifacts.check(self.destination)
         if data.roster_url is not None:
             run.artifacts.check(data.roster_url, field="roster_url")
-        async with run.exclusive("users.reconcile"):
+        async with run.exclusive("users.reconcile", customer=True):
             resumed = run.kept("plan") is not None
             made = await run.step("plan", self._plan)
             self.warnings = list(made["warnings"])
@@ -109,6 +110,7 @@ class Reconcile:
             max_removals=self.data.max_removals,
             max_removal_share=self.data.max_removal_share,
             last_rows=await self.run.recall(self._last_rows),
+            last_users=await self.run.recall(_LAST_USERS),
         )
         fields = {name for wish in reading.wishes for name in wish.fields}
         users = await self._directory("first", fields)
@@ -201,6 +203,7 @@ class Reconcile:
         if not written.stopped:
             await self.run.plans.applied(plan.id)
             await self.run.remember(self._last_rows, rows)
+            await self.run.remember(_LAST_USERS, plan.summary["users"])
         left = written.left | dict.fromkeys(overtaken, "changed by somebody else meanwhile")
         counts = {"applied": written.done, "not_applied": len(left)}
         if left:
@@ -242,7 +245,8 @@ class Reconcile:
         """Read the directory and give the items whose users are neither as they were planned for nor as planned."""
         directory = Directory(await self._directory(name, {name for _, item in items for name in item["changes"]}))
         protection = self._protection()
-        return [one for one in items if moved_on(one[1], directory, protection)]
+        begun = self.run.unresolved  # writes of this command that may have taken effect
+        return [one for one in items if moved_on(one[1], directory, protection, begun=f"user:{one[0]}" in begun)]
 
     # Telling
 
@@ -268,17 +272,25 @@ class Reconcile:
         return "\n".join(lines)
 
 
-def moved_on(item: Item, directory: Directory, protection: Protection) -> bool:
-    """Tell whether a user is neither as when the plan was made nor as the plan wants it, or is protected by now."""
+def moved_on(item: Item, directory: Directory, protection: Protection, *, begun: bool = False) -> bool:
+    """
+    Tell whether a user is neither as when the plan was made nor as the plan wants it, or is protected by now.
+
+    `begun`: this command may have made the user already, who is then as planned; one that others made is not.
+    """
     after = {name: change["after"] for name, change in item["changes"].items()}
     if item["action"] == "create":
         try:
             user = directory.find(None, after)
         except Ambiguous:
             return True
-        return user is not None and not all(alike(name, user.get(name), value) for name, value in after.items())
+        if user is None:
+            return False
+        return not begun or not all(alike(name, user.get(name), value) for name, value in after.items())
     user = directory.by_id.get(item["id"])
     if user is None or protection.reason(user) is not None:
+        return True
+    if not all(alike(name, user.get(name), value) for name, value in item["seen"].items()):
         return True
     return not all(
         alike(name, user.get(name), change["before"]) or alike(name, user.get(name), change["after"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planview_admin.spelling import ACTIVE, ADMINISTRATOR, INACTIVE, ROLES, STATUSES, USER_ROLE, is_active
 from worker.cells import Headings, Unclear, flag, folded, is_empty, text
+from worker.natural_key import composed, fold, visible
 from worker.rows import BadRow
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Reader:
                 wrong = wrong or Unclear(f"{heading}: {unclear}")
         for key in KEYS:
             if key in fields:
-                self.reading.mentioned[key].add(fields[key] if key == "id" else fields[key].casefold())
+                self.reading.mentioned[key].add(fields[key] if key == "id" else fold(fields[key]))
         if wrong is not None:
             raise wrong
         if not any(key in fields for key in KEYS):
@@ -170,7 +171,7 @@ def _keys_first(name: str) -> int:
 
 
 def _email(cell: Any) -> str:
-    address = text(cell)
+    address = composed(visible(text(cell)))
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain or any(char.isspace() for char in address):
         raise Unclear(f"{address[:60]!r} is no address")

@@ -104,7 +104,10 @@ async def user_delete(run: Run, data: models.One) -> Result:
 @command(
     "planview_admin.user.provision",
     data=models.UserProvision,
-    uses=(client.USER_LIST, client.USER_READ, client.USER_CREATE, client.USER_UPDATE, client.PRODUCT_LIST),
+    uses=(
+        *(client.USER_LIST, client.USER_READ, client.USER_CREATE, client.USER_UPDATE),
+        *(client.USER_DEACTIVATE, client.USER_REACTIVATE, client.PRODUCT_LIST),
+    ),
 )
 async def user_provision(run: Run, data: models.UserProvision) -> Result:
     """

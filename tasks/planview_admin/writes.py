@@ -17,6 +17,7 @@ from tasks.planview_admin import models
 from tasks.planview_admin.spelling import alike, otherwise
 from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound, OutcomeUnknown, RelayError
 from worker.many import Many, too_many
+from worker.natural_key import fold
 
 if TYPE_CHECKING:
     from tasks.planview_admin.brakes import Item
@@ -107,7 +108,7 @@ class Writing:
         id, fields = item["id"], _after(item)
 
         async def send() -> dict[str, Any]:
-            return {"otherwise": otherwise(await self._admin.write_user(id, fields), fields)}
+            return {"otherwise": otherwise(await self._admin.write_user(id, fields, once=True), fields)}
 
         async def find() -> dict[str, Any] | None:
             user = await self._admin.read_user(id)
@@ -124,11 +125,11 @@ def in_order(items: Iterable[Numbered]) -> list[list[Numbered]]:
     Who takes a username or an address that somebody else gives up comes after that one; deactivations come last.
     """
     items = list(items)
-    holders = {(name, _folded(before)): number for number, item in items for name, before in _names(item, "before")}
+    holders = {(name, fold(str(before))): number for number, item in items for name, before in _names(item, "before")}
     waits: dict[int, set[int]] = {}
     freed: dict[int, list[int]] = defaultdict(list)
     for number, item in items:
-        others = {holders.get((name, _folded(after)), number) for name, after in _names(item, "after")} - {number}
+        others = {holders.get((name, fold(str(after))), number) for name, after in _names(item, "after")} - {number}
         waits[number] = others
         for other in others:
             freed[other].append(number)
@@ -154,10 +155,6 @@ def _free(waits: set[int], number: int) -> bool:
 def _names(item: Item, when: str) -> list[tuple[str, str]]:
     changes = {name: item["changes"].get(name) for name in ("username", "email")}
     return [(name, change[when]) for name, change in changes.items() if change is not None and change[when]]
-
-
-def _folded(name: Any) -> str:
-    return str(name).casefold()
 
 
 def _after(item: Item) -> dict[str, Any]:

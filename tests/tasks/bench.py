@@ -103,7 +103,14 @@ class Bench:
         self.module = tasks
         self.operations = {one.type: one for one in vars(tasks).values() if isinstance(one, Operation)}
         self.connection: Any = SimpleNamespace(
-            **{"name": "bench", "base_url": "https://vendor.example", "fields": {}, "operations": {}, **connection}
+            **{
+                "name": "bench",
+                "limit_key": "bench",
+                "base_url": "https://vendor.example",
+                "fields": {},
+                "operations": {},
+                **connection,
+            }
         )
         self.wire: Wire = lambda request: answer({"message": "nothing here"}, 404)
         self.sent: list[Request] = []

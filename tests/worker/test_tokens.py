@@ -10,9 +10,20 @@ import pytest
 
 from tests.worker.waiting import until
 from worker.auth import Basic, ClientCredentials, Flow
-from worker.errors import Forbidden, Invalid, NotSent, RateLimited, RelayError, Unanswered, Unauthorized, Unavailable
+from worker.errors import (
+    ContractBroken,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotSent,
+    RateLimited,
+    RelayError,
+    Unanswered,
+    Unauthorized,
+    Unavailable,
+)
 from worker.rest import Headers, Request, Response
-from worker.tokens import REFUSED_FOR, Tokens
+from worker.tokens import FAILED_FOR, REFUSED_FOR, Tokens
 
 
 class Vendor:
@@ -184,7 +195,13 @@ async def test_a_renewal_in_vain_is_not_repeated_for_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal", [Unauthorized("no", status=401), Invalid("no", status=400), Forbidden("no", status=403)]
+    "refusal",
+    [
+        Unauthorized("no", status=401),
+        Invalid("no", status=400),
+        Forbidden("no", status=403),
+        NotFound("no", status=404),
+    ],
 )
 async def test_refused_credentials_cause_no_storm(refusal: RelayError) -> None:
     """After a refusal by the token URL every call fails as `unauthorized` at once, without asking again for a while."""
@@ -203,6 +220,56 @@ async def test_refused_credentials_cause_no_storm(refusal: RelayError) -> None:
     vendor.failing = None
     vendor.now += REFUSED_FOR + 1
     assert await tokens.authorization(vendor.fetch) == "Bearer t1"
+
+
+async def test_an_answer_that_is_no_token_is_asked_for_once_in_a_while() -> None:
+    """A token URL that answers with a web page is not asked by every command."""
+    vendor = Vendor()
+    vendor.failing = ContractBroken("no JSON", status=200)
+    tokens = vendor.tokens()
+
+    for _ in range(5):
+        with pytest.raises(ContractBroken):
+            await tokens.authorization(vendor.fetch)
+    assert vendor.asked == 1
+
+    vendor.failing = None
+    vendor.now += FAILED_FOR + 1
+    assert await tokens.authorization(vendor.fetch) == "Bearer t1"
+
+
+async def test_a_renewal_ahead_that_is_refused_leaves_the_old_token_while_it_lives() -> None:
+    """A token URL that says no for a moment costs no command that has a token; it is asked again a minute later."""
+    vendor = Vendor(lifetime=600)
+    tokens = vendor.tokens()
+    await tokens.authorization(vendor.fetch)
+
+    vendor.now += 545
+    vendor.failing = Forbidden("no", status=403)
+    for _ in range(40):
+        vendor.now += 1
+        assert await tokens.authorization(vendor.fetch) == "Bearer t1"
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert vendor.asked == 2
+
+    vendor.now += 20
+    with pytest.raises(Unauthorized):
+        await tokens.authorization(vendor.fetch)
+
+
+async def test_a_token_that_was_refused_is_not_used_again() -> None:
+    """Its replacement was refused, too: whoever comes next is told so, and sends nothing with the dead one."""
+    vendor = Vendor(lifetime=600)
+    tokens = vendor.tokens()
+    used = await tokens.authorization(vendor.fetch)
+
+    vendor.failing = Unauthorized("no", status=401)
+    with pytest.raises(Unauthorized):
+        await tokens.replaced(used, vendor.fetch)
+    with pytest.raises(Unauthorized):
+        await tokens.authorization(vendor.fetch)
+    assert vendor.asked == 2
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_plan_gives_before_and_after() -> None:
             "line": 1,
             "who": "USER1@x.y",
             "id": "u1",
+            "seen": {"email": "user1@x.y"},
             "changes": {"first_name": {"before": "Ada", "after": "Eda"}},
         }
     ]
@@ -258,6 +259,68 @@ def test_a_directory_that_does_not_show_what_protects_is_not_trusted(name: str) 
     found = plan([{"id": "u1"}], [user(1, **{name: None}), user(2, **{name: None})], deactivate_missing=True)
 
     assert any(f"set fields.{name}" in reason for reason in found.reasons)
+
+
+def test_a_directory_that_shows_no_products_is_not_overwritten_unseen() -> None:
+    """A list of products replaces the one there: where nobody's is shown, nobody can tell who would lose what."""
+    hidden = user(1)
+    del hidden["products"]
+
+    assert "set fields.products" in plan([{"id": "u1", "products": ["p1"]}], [hidden]).reasons[0]
+    assert plan([{"id": "u1", "first_name": "Eda"}], [hidden]).reasons == ()
+
+
+def test_a_role_that_nobody_knows_may_be_an_administrators() -> None:
+    """`Superuser` is neither of the two roles: who has it loses nothing unseen, and may be given anything."""
+    users = [user(n) for n in range(1, 40)] + [user(40, role="Superuser")]
+
+    lost = plan([{"id": "u40", "status": "inactive"}], users).reasons
+    assert "'Superuser'" in lost[0]
+    assert "role.administrator" in lost[0]
+    assert plan([{"id": "u1", "status": "inactive"}, {"id": "u40", "first_name": "Eda"}], users).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "count", "of", "says"),
+    [
+        ("email", 11, 200, "another username or email"),
+        ("username", 11, 200, "another username or email"),
+        ("role", 11, 200, "become administrators"),
+        ("email", 10, 20, None),  # ten people are looked at by hand
+        ("email", 11, 1000, None),  # a few of many move every day
+        ("first_name", 200, 200, None),
+    ],
+)
+def test_a_column_in_the_wrong_place_is_held(field: str, count: int, of: int, says: str | None) -> None:
+    """Who is renamed signs in no more, and whoever becomes an administrator may do anything: not to many, unseen."""
+    value = "Administrator" if field == "role" else "new{}@x.y"
+    rows = [{"id": f"u{n}", field: value.format(n)} for n in range(1, count + 1)]
+
+    reasons = plan(rows, [user(n, username=f"name{n}") for n in range(1, of + 1)]).reasons
+
+    assert (says is None) == (not reasons)
+    assert says is None or says in reasons[0]
+
+
+def test_a_directory_that_shrank_makes_nobody_twice() -> None:
+    """Users are never deleted here: where many are gone, a reading may have lost them, and they would be made anew."""
+    rows = [{"email": f"user{n}@x.y", "first_name": "A", "last_name": "B"} for n in range(1, 11)]
+
+    assert "it has shrunk" in plan(rows, [], last_users=10).reasons[0]
+    assert "it has shrunk" in plan(rows, [user(n) for n in range(1, 8)], last_users=10).reasons[0]
+    assert plan(rows, [user(n) for n in range(1, 9)], last_users=10).reasons == ()
+    assert plan(rows, []).reasons == ()
+
+
+@pytest.mark.parametrize("spelled", ["ZOE\u0308@x.y", "zo\u00eb@x.y\u200b", "zo\u00eb@\uff58.y", " Zo\u00eb@x.y\u00a0"])
+def test_an_address_spelled_otherwise_is_the_same_person(spelled: str) -> None:
+    """Nobody is made twice, or taken for missing, because a Mac composes letters in its own way."""
+    zoe = user(1, email="zo\u00eb@x.y")
+
+    found = plan([{"email": spelled, "first_name": "Ada"}], [zoe], deactivate_missing=True)
+
+    assert found.items == []
+    assert plan([{"email": "x@x.y"}], [zoe], spelled, deactivate_missing=True).summary["deactivate"] == 0
 
 
 def test_a_removal_needs_both_readings() -> None:

@@ -203,8 +203,11 @@ async def test_an_approved_plan_is_applied_as_it_was_shown(bench: Bench, custome
         lambda customer: customer.users["u2"].update(firstName="Changed"),
         lambda customer: customer.users.pop("u1"),
         lambda customer: customer.add("new@example.com"),
+        lambda customer: customer.add("new@example.com", firstName="New", lastName="Person"),
+        lambda customer: customer.users["u1"].update(email="user3@example.com"),
+        lambda customer: customer.users["u2"].update(email="other@example.com"),
     ],
-    ids=["promoted", "changed", "deleted", "made"],
+    ids=["promoted", "changed", "deleted", "made", "made so", "takes an address of the roster", "is somebody else"],
 )
 async def test_an_approved_plan_is_not_applied_to_people_who_moved_on(
     bench: Bench, customer: Customer, change: Callable[[Customer], Any]
@@ -223,6 +226,22 @@ async def test_an_approved_plan_is_not_applied_to_people_who_moved_on(
     assert result["state"] == "held"
     assert result["reasons"][0].startswith("1 users have changed since plan")
     assert customer.writes == []
+
+
+async def test_one_customer_is_reconciled_once_at_a_time(bench: Bench, customer: Customer) -> None:
+    """Whichever of the customer's connections asks: they have one limit key."""
+    customer.fill(2)
+    held: list[str] = []
+
+    async def hold(name: str, _token: str, _length: timedelta) -> None:
+        held.append(name)
+
+    bench.ledger.hold = hold
+    bench.connection.limit_key = "acme"
+
+    await bench.do(RECONCILE, roster(*rows(1, 1), mode="plan"))
+
+    assert held == ["acme:users.reconcile"]
 
 
 async def test_a_plan_that_nobody_approved_is_not_applied(bench: Bench, customer: Customer) -> None:

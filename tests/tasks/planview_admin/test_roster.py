@@ -103,6 +103,7 @@ def test_a_name_is_divided_only_where_there_is_one_way(name: str, fields: dict[s
         ({"email": "a@x.y", "admin": "perhaps"}, "neither true nor false"),
         ({"email": "a@x.y", "admin": "no", "role": "Administrator"}, "contradict each other"),
         ({"email": "a@x.y", "first_name": ["Ada"]}, "a JSON array is no value of it"),
+        ({"id": 12345678901234567890.0}, "1.23456789012346e+19 is a number that the spreadsheet has rounded"),
         ({"email": "a@x.y", "products": [True]}, "products are a list of ids or names"),
     ],
 )
@@ -122,6 +123,11 @@ def test_a_row_that_cannot_be_used_still_mentions_its_person() -> None:
 
     assert reading.mentioned["email"] == {"ada@x.y"}
     assert reading.mentioned["id"] == {"7"}
+
+
+def test_an_address_is_written_as_it_is_seen() -> None:
+    """A zero-width space that came with a copy is no part of a new user's address, nor a letter in two pieces."""
+    assert fields_of({"email": "\u200bzoe\u0308@x.y\u00a0"})["email"] == "zo\u00eb@x.y"
 
 
 def test_two_columns_of_one_field_are_an_error() -> None:

@@ -349,6 +349,26 @@ async def test_a_person_who_is_to_be_inactive_is_not_made(bench: Bench, customer
     assert len(customer.users) == 1
 
 
+async def test_a_tenants_own_way_to_deactivate_is_used_for_one_person(customer: Customer) -> None:
+    """Where `user.deactivate` has a path of its own, a provision's status goes there and the other fields do not."""
+    operations = {"user.deactivate": Override(method="POST", path="/public/v1/user/{id}/deactivate")}
+    bench = Bench(tasks.planview_admin.tasks, client_id="relay", operations=operations)
+    customer.add("a@x.y", id="u1")
+
+    def app(request: Request) -> Response:
+        if request.path.endswith("/deactivate"):
+            customer.users["u1"]["status"] = "Inactive"
+            return answer(customer.users["u1"])
+        return customer(request)
+
+    bench.wire = app
+
+    result = await bench.do(PROVISION, {"email": "a@x.y", "first_name": "Eda", "active": False})
+
+    assert (result["state"], customer.users["u1"]["firstName"]) == ("updated", "Eda")
+    assert [request.json for request in bench.sent[1:]] == [{"firstName": "Eda"}, {"status": "Inactive"}]
+
+
 async def test_somebody_new_needs_a_name(bench: Bench, customer: Customer) -> None:
     """Said before anything is sent but the look."""
     with pytest.raises(Invalid, match="first_name and last_name"):
