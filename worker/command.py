@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from worker.errors import BadCommand
+from worker.errors import BadCommand, RelayError
 
 if TYPE_CHECKING:
     from config.connections import Connection
@@ -45,6 +45,8 @@ class System:
 
     `auth` makes the sign-in flow of a connection; it raises `ValueError` naming the settings that are missing.
     `headers` go with every request (a request's own win). `cheapest` is what `planrelay check --connect` tries.
+    `final` gives the error that a refusal really is where its body says that the status does not matter: it is raised
+    in the refusal's place, and the request is not sent again. None for every other refusal.
     """
 
     name: str
@@ -53,6 +55,7 @@ class System:
     headers: Mapping[str, str]
     cheapest_query: Mapping[str, str] | None = None
     default_prefix: str = ""
+    final: Callable[[RelayError], RelayError | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -238,7 +238,7 @@ class Gateway:
                 request, self._url(request), headers=headers, patience=self._patience(request)
             )
             counted(response.status, response.headers, response.after)
-        return raise_for_status(response, request.endpoint)
+        return self._accepted(response, request.endpoint)
 
     async def _download(
         self, stack: contextlib.AsyncExitStack, request: Request, headers: Mapping[str, str], permit: Permit
@@ -256,8 +256,14 @@ class Gateway:
             )
             counted(download.status, download.headers, download.after)
         if not 200 <= download.status < 300:
-            raise_for_status(await download.response(), request.endpoint)
+            self._accepted(await download.response(), request.endpoint)
         return download
+
+    def _accepted(self, response: Response, endpoint: Endpoint) -> Response:
+        try:
+            return raise_for_status(response, endpoint)
+        except RelayError as error:
+            raise (self._system.final and self._system.final(error)) or error from None
 
     async def _fetch(self, request: Request) -> Response:
         """Send a request of the sign-in flow: through the gate like any other, but with nothing added."""

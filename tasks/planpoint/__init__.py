@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.planpoint.client import PROJECT_MINE
+from tasks.planpoint.client import PROJECT_MINE, paused
 from worker.auth import Bearer, Login
 from worker.command import System
 
@@ -64,4 +64,6 @@ def sign_in(connection: Connection) -> Flow:
     raise ValueError(f"connections.{connection.name} needs token, or username and password")
 
 
-SYSTEM = System(name="planpoint", auth=sign_in, cheapest=PROJECT_MINE, headers={"Accept": "application/json"})
+SYSTEM = System(
+    name="planpoint", auth=sign_in, cheapest=PROJECT_MINE, headers={"Accept": "application/json"}, final=paused
+)

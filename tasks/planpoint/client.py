@@ -1,8 +1,9 @@
 """
 Typed calls on a connection's gateway: requests out, objects in our names back.
 
-Every method raises the error tree; an error body that speaks of a pause raises `Paused`. Methods that write units take
-a *spelling*: the names under which this tenant's units show the fields that the two generations name differently.
+Every method raises the error tree; a body that speaks of a pause, where another is documented, is `Paused`. Methods
+that write units take a *spelling*: the names under which this tenant's units show the fields that the two generations
+name differently.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
-from worker.errors import RESPONSE_EXCERPT, ContractBroken, Paused, Rejection, RelayError
+from worker.errors import RESPONSE_EXCERPT, ContractBroken, Paused, RelayError
 from worker.rest import Endpoint, Evidence
 from worker.vocabulary import Spelling, Vocabulary
 
@@ -128,7 +129,7 @@ class Planpoint:
 
     async def delete_project(self, id: str) -> str:
         """Delete a project; gives what the vendor says."""
-        return _message(await self._send(PROJECT_DELETE, path={"id": id}))
+        return _message(await self._gateway.send(PROJECT_DELETE, path={"id": id}))
 
     async def find_groups(self, namespace: str, host_name: str) -> Listed:
         """Give the groups of a namespace that a host has access to."""
@@ -202,11 +203,11 @@ class Planpoint:
     async def update_units(self, ids: Sequence[str], changes: Mapping[str, Any], spelling: Spelling) -> None:
         """Set the same fields of many units. What came of it is to be read: ids that don't exist are no error."""
         patch = self._words(UNIT_UPDATE_MANY, self.unit).write(changes, spelling)
-        _decoded(await self._send(UNIT_UPDATE_MANY, json={"ids": list(ids), "patchData": patch}))
+        _decoded(await self._gateway.send(UNIT_UPDATE_MANY, json={"ids": list(ids), "patchData": patch}))
 
     async def delete_unit(self, id: str) -> str:
         """Delete a unit; gives what the vendor says."""
-        return _message(await self._send(UNIT_DELETE, path={"id": id}))
+        return _message(await self._gateway.send(UNIT_DELETE, path={"id": id}))
 
     # Leads
 
@@ -214,7 +215,7 @@ class Planpoint:
         """Give a project's leads. What goes wrong is told without the answer, which may hold personal data."""
         count = None
         try:
-            response = await self._send(LEAD_LIST, query={"pid": project_id})
+            response = await self._gateway.send(LEAD_LIST, query={"pid": project_id})
             records = response.json()
             if isinstance(records, dict):
                 count, records = records.get("count"), records.get("records")
@@ -225,13 +226,6 @@ class Planpoint:
         return Listed([models.LEAD.read(record) for record in records], _counted(count, records), {})
 
     # What the answers have in common
-
-    async def _send(self, endpoint: Endpoint, **request: Any) -> Response:
-        try:
-            response: Response = await self._gateway.send(endpoint, **request)
-        except Rejection as error:
-            raise _paused(error) or error from None
-        return response
 
     def _words(self, endpoint: Endpoint, vocabulary: Vocabulary) -> Vocabulary:
         """Give the vocabulary with the names that the operator has settled for this one operation."""
@@ -251,7 +245,7 @@ class Planpoint:
         """Send fields in the vendor's names, beside what they belong to, and give the object that is answered."""
         if fields is not None:
             request["json"] = {**(owner or {}), **words.write(fields, spelling)}
-        response = await self._send(endpoint, **request)
+        response = await self._gateway.send(endpoint, **request)
         return _checked(_decoded(response), response)
 
     async def _one(self, endpoint: Endpoint, vocabulary: Vocabulary, **said: Any) -> Object:
@@ -268,7 +262,7 @@ class Planpoint:
 
     async def _many(self, endpoint: Endpoint, vocabulary: Vocabulary, **request: Any) -> Listed:
         words = self._words(endpoint, vocabulary)
-        response = await self._send(endpoint, **request)
+        response = await self._gateway.send(endpoint, **request)
         count = None
         match _decoded(response):
             case list() as records:
@@ -322,7 +316,7 @@ def _broken(documented: str, response: Response) -> RelayError:
         status=response.status,
         response=_redacted(response.text),
     )
-    return _paused(broken) or broken
+    return paused(broken) or broken
 
 
 # Users may stand inside other objects, with tokens and payment data (PP-DOC, user/login): these never leave.
@@ -365,7 +359,7 @@ def _discreet(error: RelayError) -> RelayError:
     return error
 
 
-def _paused(error: RelayError) -> Paused | None:
+def paused(error: RelayError) -> Paused | None:
     """Understand an error body that says the account or project is paused (api/openapi.yaml, ErrorResponse.paused)."""
     try:
         body = json.loads(error.response or "")

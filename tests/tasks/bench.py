@@ -19,11 +19,12 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from worker.command import Operation
-from worker.errors import Unanswered
+from worker.command import Operation, System
+from worker.errors import RelayError, Unanswered
 from worker.gateway import Tally
 from worker.ledger import Claim
 from worker.rest import Endpoint, Headers, Request, Response, raise_for_status
@@ -54,7 +55,10 @@ class WireGateway:
         request = endpoint.request(**said)
         self._bench.sent.append(request)
         response = self._bench.wire(request)
-        return raise_for_status(response if isinstance(response, Response) else await response, endpoint)
+        try:
+            return raise_for_status(response if isinstance(response, Response) else await response, endpoint)
+        except RelayError as error:
+            raise (self._bench.system.final and self._bench.system.final(error)) or error from None
 
 
 class BenchLedger:
@@ -101,6 +105,7 @@ class Bench:
 
     def __init__(self, tasks: ModuleType, **connection: Any) -> None:
         self.module = tasks
+        self.system: System = import_module(str(tasks.__package__)).SYSTEM
         self.operations = {one.type: one for one in vars(tasks).values() if isinstance(one, Operation)}
         self.connection: Any = SimpleNamespace(
             **{

@@ -15,7 +15,7 @@ from config.settings import Retry, Settings
 from sandbox import Sandbox
 from tasks.planpoint import SYSTEM
 from tests.tasks.bench import Bench
-from worker.errors import RelayError, Unauthorized
+from worker.errors import Paused, RelayError, Unauthorized
 from worker.gateway import Gateway, Wire
 from worker.plans import Plans
 from worker.run import Postpone
@@ -152,6 +152,19 @@ async def test_a_paused_project_ends_the_command(tenant: Tenant) -> None:
 
     assert raised.value.kind == "paused"
     assert tenant.sandbox.journal.count(operation="unit.list") == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_pause_is_not_asked_again_whatever_its_status(tenant: Tenant, status: int) -> None:
+    """A status that is otherwise waited out: sent once, and a create is not looked for."""
+    body = {"message": "suspended", "paused": True}
+    tenant.sandbox.faults.add("status", vendor="planpoint", status=status, body=body, headers={"Retry-After": "0"})
+
+    for type, data in (("group.list", {}), ("group.create", {"name": "North"})):
+        with pytest.raises(Paused, match="suspended"):
+            await tenant.bench.do(f"planpoint.{type}", data)
+
+    assert tenant.sandbox.journal.counts(by="operation") == {"group.list": 2}
 
 
 async def test_a_create_that_is_cut_off_makes_one_unit(tenant: Tenant) -> None:

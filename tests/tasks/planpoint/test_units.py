@@ -230,7 +230,10 @@ async def test_a_paused_account_is_an_error_of_its_own(bench: Bench, paused: Any
 async def test_a_pause_that_is_called_a_success_is_a_pause(bench: Bench, type: str) -> None:
     """`{message, paused}` where an object or a list is documented, with 200: not a broken contract."""
     bench.wire = lambda request: answer({"message": "Account suspended", "paused": True})
-    data = {"unit.list": {"project_id": PROJECT}, "unit.update": {"id": ident(1), "changes": {"price": 1}}}
+    data: dict[str, dict[str, Any]] = {
+        "unit.list": {"project_id": PROJECT},
+        "unit.update": {"id": ident(1), "changes": {"price": 1}},
+    }
 
     with pytest.raises(Paused):
         await bench.do(f"planpoint.{type}", data.get(type, {"id": ident(1)}))
