@@ -109,6 +109,11 @@ class Unavailable(Waitable):
 
     kind = "unavailable"
 
+    @property
+    def counts(self) -> bool:
+        """Whether trying again is an attempt: after all but a 5xx that says when to come back."""
+        return self.after is None or self.status in {408, 425}
+
 
 class Busy(Waitable):
     """The vendor is at work on this very object; its turn comes later."""

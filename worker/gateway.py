@@ -190,14 +190,16 @@ class Gateway:
         match error:
             case Waitable(status=None):
                 raise error  # our own gate: whatever may be waited here was
+            case NotSent():
+                wait = self._wire.backoff.wait(self.tally.attempt, self._wire.rng)
+            case Unavailable(counts=True) | TransportError() if request.replayable:
+                wait = self._wire.backoff.wait(self.tally.attempt, self._wire.rng)
+                if isinstance(error, Waitable) and error.after is not None:
+                    wait = max(wait, vendor_wait(error.after, self._wire.rng))
             case RateLimited() | Busy() | Unavailable() if error.after is not None and request.replayable:
                 deferred = True
                 # 0 means "allowed now", not "hammer": our own shortest wait still applies.
                 wait = vendor_wait(max(error.after, retry.backoff_initial), self._wire.rng)
-            case NotSent():
-                wait = self._wire.backoff.wait(self.tally.attempt, self._wire.rng)
-            case Unavailable(after=None) | TransportError() if request.replayable:
-                wait = self._wire.backoff.wait(self.tally.attempt, self._wire.rng)
             case _:
                 raise error
         if wait > retry.inline_wait or time.monotonic() + wait.total_seconds() > self._deadline or waits >= MOST_INLINE:

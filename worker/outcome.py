@@ -24,6 +24,7 @@ from worker.errors import (
     RetryAfterTooLong,
     StorageFailed,
     TransportError,
+    Unavailable,
     Waitable,
 )
 
@@ -123,7 +124,7 @@ def _wait_or_retry(
             reason = "rate_limited"
         case Busy():
             reason = "busy"
-        case _ if error.after is None:
+        case Unavailable(counts=True) if error.after is None or error.after <= policy.max_retry_after:
             return _retry_or_discard(error, "unavailable", attempt=attempt, policy=policy, rng=rng)
         case _:
             reason = "unavailable"
@@ -145,7 +146,10 @@ def _retry_or_discard(
 ) -> Retry | Discard:
     if attempt >= policy.max_attempts:
         return Discard(error)
-    return Retry(policy.backoff.wait(attempt, rng), reason, error.kind)
+    wait = policy.backoff.wait(attempt, rng)
+    if isinstance(error, Waitable) and error.after is not None:
+        wait = max(wait, vendor_wait(error.after, rng))
+    return Retry(wait, reason, error.kind)
 
 
 def _retry_reason(error: TransportError | DeadlineExceeded | StorageFailed) -> RetryReason:

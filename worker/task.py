@@ -181,6 +181,7 @@ class Engine:
         self.present: Counter[str] = Counter()
         """Jobs by connection."""
         self.suspects = Turnstile(1)
+        self._systems = {each.system for each in self.operations.values()}
         self._draining = asyncio.Event()
         self._side: set[asyncio.Task[Any]] = set()
 
@@ -257,7 +258,7 @@ class Engine:
         key = delivery.journey.routing_key
         if delivery.journey.exchange != COMMANDS or key == BATCH:
             return
-        if key.partition(".")[0] not in {each.system for each in self.operations.values()}:
+        if key.partition(".")[0] not in self._systems:
             raise BadCommand(f"The routing key {key!r} leads to no queue; publish this command with {type_!r}.")
 
     def _connection(self, command: Command, publisher: str | None) -> Connection:
@@ -505,7 +506,7 @@ class Engine:
         if not isinstance(error, Exception):
             try:
                 return await self._done(job, error, attempt)
-            except (TypeError, ValueError) as no_json:
+            except (TypeError, ValueError, RecursionError) as no_json:
                 return await self._settle(job, no_json, attempt)
         if isinstance(error, (Postpone, ClaimLost)):
             raise error

@@ -273,7 +273,7 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 def translated(error: Exception, where: str) -> RelayError:
     """Give aiohttp's exception as one of the error tree, in words that name the request without its query."""
     fate = fate_of(type(error)) or Unanswered
-    detail = " ".join(str(error).split()) or type(error).__name__
+    detail = _detail(error)
     if fate is NotSent:
         return NotSent(f"{where} could not be sent: {detail}.")
     if fate is Invalid:
@@ -281,6 +281,12 @@ def translated(error: Exception, where: str) -> RelayError:
     if isinstance(error, TimeoutError):
         return Unanswered(f"{where} was sent, and no whole answer came in time.")
     return Unanswered(f"{where} was sent, and no whole answer came back: {detail}.")
+
+
+def _detail(error: Exception) -> str:
+    """Give aiohttp's words without what it wraps them in: a status that nobody sent, and the URL with its query."""
+    said = getattr(error, "message", None) or getattr(error.__cause__, "message", None) or error
+    return " ".join(str(said).split()) or type(error).__name__
 
 
 async def _read(answer: aiohttp.ClientResponse, chunks: list[bytes], limit: int) -> bool:

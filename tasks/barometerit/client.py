@@ -8,7 +8,6 @@ place of the documented or assumed ones, in requests and in answers.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +16,7 @@ from urllib.parse import unquote_plus
 from tasks.barometerit import endpoints, wire
 from tasks.barometerit.wire import BN_SHAPE, MEDIA_TYPES, Format
 from worker.errors import Busy, ContractBroken
-from worker.rest import Headers, Response
+from worker.rest import Headers, Response, decoded
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -305,7 +304,7 @@ class Barometerit:
         text = response.text.strip()
         if text.startswith('"'):
             with contextlib.suppress(ValueError):
-                text = str(json.loads(text))
+                text = str(decoded(text))
         if not text:
             raise _broken("a filter is a text", response)
         return text
@@ -334,7 +333,7 @@ class Barometerit:
         """Understand what a write is answered with: the three lists (BIT-ASSOC), the object, its BN, or nothing."""
         text = response.text.strip()
         try:
-            said = json.loads(text) if text else None
+            said = decoded(text) if text else None
         except ValueError:
             said = text
         if isinstance(said, str):

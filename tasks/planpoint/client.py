@@ -8,7 +8,6 @@ name differently.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
 from worker.errors import RESPONSE_EXCERPT, ContractBroken, Paused, RelayError
-from worker.rest import Endpoint, Evidence
+from worker.rest import Endpoint, Evidence, decoded
 from worker.vocabulary import Spelling, Vocabulary
 
 if TYPE_CHECKING:
@@ -343,7 +342,7 @@ def _redacted(text: str) -> str:
 def _message(response: Response) -> str:
     """Give the message of a delete; one that can't be read changes nothing: the vendor has said yes."""
     try:
-        body = json.loads(response.body or b"{}")
+        body = decoded(response.body or b"{}")
     except ValueError:
         return ""
     return body["message"] if isinstance(body, dict) and isinstance(body.get("message"), str) else ""
@@ -362,7 +361,7 @@ def _discreet(error: RelayError) -> RelayError:
 def paused(error: RelayError) -> Paused | None:
     """Understand an error body that says the account or project is paused (api/openapi.yaml, ErrorResponse.paused)."""
     try:
-        body = json.loads(error.response or "")
+        body = decoded(error.response or "")
     except ValueError:
         return None
     match body:

@@ -7,11 +7,11 @@ Pure. planview_admin.txt, "Working with Paged Responses": a page whose `Resource
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from worker.errors import ContractBroken
+from worker.rest import decoded
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Pages:
 
 def _object(body: bytes) -> Row:
     try:
-        page = json.loads(body)
+        page = decoded(body)
     except ValueError:
         raise _broken("a page is JSON", body) from None
     if not isinstance(page, dict):

@@ -300,6 +300,17 @@ async def test_a_5xx_is_tried_again_after_a_backoff_and_costs_an_attempt(side: S
     assert side.seen.retries == [("vendor", "unavailable")] * 2
 
 
+async def test_a_408_with_a_time_waits_for_it_and_costs_an_attempt(side: Side) -> None:
+    """What it asks for is kept like any other wait; it is no deferral all the same."""
+    side.script = [no(408, "Retry-After: 1")]
+    gateway = side.gateway()
+
+    await gateway.send(READ, path={"id": "1"})
+
+    assert side.gaps[0] >= 1.0
+    assert (gateway.tally.attempt, gateway.tally.deferrals, gateway.tally.http_requests) == (2, 0, 2)
+
+
 async def test_the_attempts_of_a_command_are_an_end(side: Side) -> None:
     """A command on its last attempt is not tried again here."""
     side.otherwise = no(500)

@@ -141,6 +141,24 @@ def test_a_failure_that_may_pass_is_retried(error: Exception, reason: str, kind:
     assert seconds(4) <= decided.wait <= seconds(8)
 
 
+@pytest.mark.parametrize("status", [408, 425])
+def test_a_408_or_425_is_an_attempt_also_where_it_says_when(status: int) -> None:
+    """It is no limit and no outage: tried again not before the vendor's word, and not for ever."""
+    error = errors.Unavailable(after=seconds(60), status=status)
+    decided = fate(error)
+    assert isinstance(decided, Retry)
+    assert seconds(60) <= decided.wait <= seconds(66)
+    assert isinstance(fate(error, attempt=6), Discard)
+
+
+@pytest.mark.parametrize("status", [408, 425])
+def test_a_408_or_425_that_asks_too_much_fails_the_command(status: int) -> None:
+    """`max_retry_after` holds whoever asks."""
+    decided = fate(errors.Unavailable(after=timedelta(hours=2), status=status))
+    assert isinstance(decided, Discard)
+    assert decided.kind == "retry_after_too_long"
+
+
 @pytest.mark.parametrize(("error", "reason", "kind"), RETRIED)
 def test_attempts_run_out(error: Exception, reason: str, kind: str) -> None:
     """The last attempt's error is the command's, as it is."""

@@ -221,6 +221,33 @@ async def test_the_query_stays_out_of_errors(transport: Transport) -> None:
     assert "zoe" not in caught.value.message
 
 
+async def too_many_headers(said: Conversation) -> None:
+    """Answer with more headers than aiohttp reads."""
+    await said.answer("200 OK", b"{}", *(f"X-{number}: 1" for number in range(500)))
+
+
+async def bad_chunk(said: Conversation) -> None:
+    """Begin a chunk whose size is no number."""
+    await said.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    said.hang_up()
+
+
+async def broken_gzip(said: Conversation) -> None:
+    """Say gzip and send something else."""
+    await said.answer("200 OK", b"this is no gzip stream", "Content-Encoding: gzip")
+
+
+@pytest.mark.parametrize("answering", [too_many_headers, bad_chunk, broken_gzip])
+async def test_an_answer_that_is_no_http_is_told_without_the_query(transport: Transport, answering: Any) -> None:
+    """Of aiohttp's words the reason is kept: not the URL with its query, nor a 400 that the vendor never sent."""
+    async with raw_server(answering) as server:
+        with pytest.raises(Unanswered) as caught:
+            await transport.send(a_request(query={"email": "zoe@example.com"}), server.url + "/thing")
+
+    assert "zoe" not in caught.value.message
+    assert "400" not in caught.value.message
+
+
 # Sent and unanswered
 
 
@@ -251,11 +278,6 @@ async def no_http(said: Conversation) -> None:
     """Answer in another language."""
     await said.say(b"220 mail.example.com ESMTP\r\n")
     said.hang_up()
-
-
-async def broken_gzip(said: Conversation) -> None:
-    """Say gzip and send something else."""
-    await said.answer("200 OK", b"this is no gzip stream", "Content-Encoding: gzip")
 
 
 @pytest.mark.parametrize("answering", [silent, cut_in_headers, cut_in_body, cut_in_chunks, no_http, broken_gzip])
