@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -21,6 +22,7 @@ from config.settings import ConfigError, load_settings
 from tests.collector import Collector
 from tests.echo import EchoVendor
 from tests.fleet import INCLUDE, eventually
+from worker.app import Relay
 from worker.cli import main
 from worker.telemetry import MASK, Redactor
 
@@ -261,6 +263,26 @@ url = "redis://:{url_password}@127.0.0.1:1/0"
         said[" ".join(arguments)] = command_line(unreachable, *arguments)
     assert all(said.values())
     assert [each for where, text in said.items() for each in aviary.found(where, text)] == []
+
+
+def test_what_celery_shows_of_its_configuration_holds_no_secret(tmp_path: Path) -> None:
+    """`celery -A worker inspect conf` and `celery -A worker report`: no password of broker or state store."""
+    config = tmp_path / "planrelay.toml"
+    config.write_text(
+        """
+[broker]
+url = "amqp://relay:cnry-broker@127.0.0.1:1//;amqp://relay:cnry-second@127.0.0.1:2//"
+[state]
+url = "redis://:cnry-state@127.0.0.1:1/0"
+[worker]
+results = true
+"""
+    )
+    app = Relay(load_settings(config, {}))
+    shown = [app.conf.table(with_defaults=True, censored=True), app.conf.humanize(with_defaults=True), app.bugreport()]
+    app.close()
+    assert "redbeat_redis_url" in str(shown)
+    assert re.findall("cnry-[a-z]+", str(shown)) == []
 
 
 def twice(encode: Callable[[str], str]) -> Callable[[str], str]:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from celery import Celery
 from celery.exceptions import Ignore, Reject
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import celeryd_init, setup_logging, worker_process_init
 from celery.worker import state as worker_state
+from kombu.utils.url import maybe_sanitize_url
 
 from config.settings import Settings, load_settings
 from worker import embedded, topology, tracing, valkey
@@ -110,6 +111,7 @@ class Relay(Celery):
             bind=True,
             acks_late=True,
             ignore_result=not self.settings.worker.results,
+            throws=(CommandFailed,),  # it has been logged as what it is
             max_retries=None,
         )
 
@@ -284,12 +286,12 @@ class Host:
         """What keeps this worker from being ready: name → reason."""
         found: dict[str, str] = {}
         if not self.publisher.ready.is_set():
-            found["broker"] = self.publisher.last_error or "not connected yet"
+            found["broker"] = self.app.redactor.message(self.publisher.last_error or "not connected yet")
         try:
             async with asyncio.timeout(2):
                 await self.store.redis.ping()
         except Exception as error:  # noqa: BLE001 - whatever it is, the store does not answer
-            found["state"] = f"{type(error).__name__}: {error}"
+            found["state"] = self.app.redactor.message(f"{type(error).__name__}: {error}")
         if self.engine.draining:
             found["worker"] = "draining"
         return found
@@ -374,8 +376,9 @@ def _configuration(settings: Settings, systems: tuple[str, ...]) -> dict[str, An
         "beat_scheduler": "worker.schedule:Scheduler",
         "beat_max_loop_interval": 5,
         "beat_enable_remote_control": True,
-        "redbeat_redis_url": state,
-        "redbeat_redis_options": {"socket_timeout": 5.0},
+        # Only looked at: the scheduler brings a connection of its own. `inspect conf` would show a password in it.
+        "redbeat_redis_url": maybe_sanitize_url(state),
+        "redbeat_redis_options": {},
         "redbeat_key_prefix": "planrelay:beat:",
         "redbeat_lock_timeout": 30,
         "timezone": "UTC",
@@ -403,6 +406,7 @@ def make_app(settings: Settings | None = None) -> Relay:
             pool.on_shutdown.append(app.stop_host)
             pool.on_lag.append(app.note_lag)
 
+    @celeryd_init.connect(weak=False)  # ahead of what Celery warns of before it sets up its logs
     @setup_logging.connect(weak=False)
     def configure(loglevel: Any = None, **_: Any) -> None:
         # Celery's own default is WARNING, which would hide the edges of a command's life.

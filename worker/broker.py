@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu import Connection
+from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE, level_name
 
 from worker import topology
@@ -42,11 +43,13 @@ class Depth:
 
 @contextlib.contextmanager
 def connected(url: str, options: Mapping[str, Any]) -> Iterator[Connection]:
-    """Connect to the broker for a moment; raises `OSError` or kombu's `OperationalError` where it does not answer."""
+    """Connect to the broker for a moment; raises `ConnectionError` where it does not answer, or not to the end."""
     connection = Connection(url, transport_options=dict(options), connect_timeout=CONNECT_PATIENCE)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0.1)
         yield connection
+    except (OperationalError, *connection.connection_errors) as error:
+        raise ConnectionError(str(error) or type(error).__name__) from error
     finally:
         connection.release()
 

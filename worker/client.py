@@ -102,7 +102,11 @@ class Client:
         `answer`: ask for the result event; without it `Sent.result` never comes.
         """
         publishing, sent = self._prepare(type, connection, data, id, idempotencykey, expiry, answer=answer)
-        asyncio.run_coroutine_threadsafe(self._publisher.publish(publishing), self._loop).result(timeout)
+        publish = asyncio.run_coroutine_threadsafe(self._publisher.publish(publishing), self._loop)
+        try:
+            publish.result(timeout)
+        finally:
+            publish.cancel()
         return sent
 
     async def asend(self, type: str, *, connection: str, data: Mapping[str, Any] | None = None, **more: Any) -> Sent:
@@ -146,8 +150,8 @@ class Client:
         operation = self._slices.operations.get(type_)
         if operation is None:
             near = difflib.get_close_matches(type_, self._slices.operations, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadCommand(f"type {type_!r} is no command{hint}; `planrelay operations` lists them.")
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise BadCommand(f"type {type_!r} is no command; {hint}`planrelay operations` lists them.")
         operation.validate(data or {})
         event: dict[str, Any] = {
             "specversion": "1.0",
@@ -253,8 +257,18 @@ class _Answers:
                 future.set_result(event)
 
 
-def listen(settings: Settings, pattern: str, *, stop: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
-    """Give result events as they come, of types that match a topic pattern (`planpoint.#`); reconnects for ever."""
+def listen(
+    settings: Settings,
+    pattern: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_loss: Callable[[str], None] = lambda _: None,
+) -> Iterator[dict[str, Any]]:
+    """
+    Give result events as they come, of types that match a topic pattern (`planpoint.#`); reconnects for ever.
+
+    `on_loss` is told why whenever the broker went away: what is told until it is back is not heard here.
+    """
     url = broker_url(settings)
     options = transport_options(amqp=is_amqp_url(url))
     name = f"planrelay-events.{uuid.uuid4().hex}"
@@ -262,17 +276,31 @@ def listen(settings: Settings, pattern: str, *, stop: Callable[[], bool] = lambd
         name, topology.events_exchange(), routing_key=pattern, durable=False, exclusive=True, auto_delete=True
     )
     waiting: list[dict[str, Any]] = []
+    lost = False
     while not stop():
         try:
             with Connection(url, transport_options=options, heartbeat=20, connect_timeout=5) as connection:
                 consumer = connection.Consumer(queue, accept=["json", CLOUDEVENT], no_ack=True)
-                consumer.on_message = lambda message: waiting.append(json.loads(message.body))
+                consumer.on_message = lambda message: waiting.extend(events_in(message.body))
                 with consumer:
+                    lost = False
                     while not stop():
                         with contextlib.suppress(TimeoutError):
                             connection.drain_events(timeout=0.5)
                         connection.heartbeat_check()
                         while waiting:
                             yield waiting.pop(0)
-        except (OSError, OperationalError, *Connection(url).connection_errors):
+        except (OSError, OperationalError, *Connection(url).connection_errors) as error:
+            if not lost:
+                on_loss(f"{type(error).__name__}: {error}")
+            lost = True
             time.sleep(0.5)
+
+
+def events_in(body: bytes | str) -> list[dict[str, Any]]:
+    """Give the event that a message holds; none where it holds something else, which anybody may have published."""
+    try:
+        event = json.loads(body)
+    except ValueError:
+        return []
+    return [event] if isinstance(event, dict) else []

@@ -5,9 +5,10 @@ A worker's dead letter says in its headers what went wrong and where the command
 made (a delivery limit, a rejected message) says it in `x-death`; and anybody may have put anything there. All of them
 are read alike, as far as they can be read.
 
-On RabbitMQ reading means to consume without acknowledging: closing the channel puts everything back in its order. On
-Valkey the list is read where it lies. A letter is removed only after its copy is confirmed by the broker, so a replay
-that is cut off may put a command back twice, which the ledger answers, and never loses one.
+On RabbitMQ reading means to consume without acknowledging: closing the channel puts everything back in its order. What
+one reader holds another would not see, so they take turns. On Valkey the list is read where it lies. A letter is
+removed only after its copy is confirmed by the broker, so a replay that is cut off may put a command back twice, which
+the ledger answers, and never loses one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -40,6 +42,12 @@ if TYPE_CHECKING:
 QUIET: Final = 3.0
 """Seconds without a letter after which those that are still missing are somebody else's: another reader holds them."""
 
+TURN: Final = "planrelay.dead.reader"
+"""The queue that a reader of dead letters has for itself while it reads: the broker takes it away with its reader."""
+
+TURN_PATIENCE: Final = 10.0
+"""Seconds to wait for another reader to end."""
+
 PAGE: Final = 100
 """Letters read from Valkey in one go."""
 
@@ -53,6 +61,10 @@ _BROKERS: Final = {
     "expired": ("expired", "The message waited in its queue for longer than it was allowed to."),
     "maxlen": ("bug", "The queue was full."),
 }
+
+
+class Occupied(Exception):
+    """Somebody else is reading the dead letters, and holds them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,19 +172,36 @@ class Shelf(Protocol):
 class RabbitShelf:
     """The queue `planrelay.dead` of RabbitMQ. What is not removed goes back in its order when the block ends."""
 
-    def __init__(self, url: str, *, quiet: float = QUIET) -> None:
+    def __init__(self, url: str, *, quiet: float = QUIET, patience: float = TURN_PATIENCE) -> None:
         self._connection = Connection(url, connect_timeout=5)
         self._quiet = quiet
+        self._patience = patience
         self.count = 0
 
     def __enter__(self) -> Self:
+        """Wait for a turn and count what lies there; raises `Occupied` where another reader does not end."""
         self._connection.connect()
-        self._channel = self._connection.channel()
-        try:
-            self.count = int(self._channel.queue_declare(DEAD, passive=True).message_count)
-        except self._connection.channel_errors:  # no worker has ever declared it
-            self._channel = self._connection.channel()
+        end = time.monotonic() + self._patience
+        while not self._take():
+            if time.monotonic() > end:
+                self._connection.release()
+                raise Occupied("Somebody else is reading the dead letters")
+            time.sleep(0.1)
         return self
+
+    def _take(self) -> bool:
+        """Take the turn and count what lies there; False: another reader holds some of it."""
+        with contextlib.suppress(*self._connection.channel_errors):
+            self._channel = self._connection.channel()
+            self._channel.queue_declare(TURN, exclusive=True, auto_delete=False, durable=False)
+            try:
+                lying = self._channel.queue_declare(DEAD, passive=True)
+            except self._connection.channel_errors:  # no worker has ever declared it
+                self._channel = self._connection.channel()
+                return True
+            self.count = int(lying.message_count)
+            return int(lying.consumer_count) == 0  # one that keeps no turns, or died and holds them for a moment
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import structlog
 from redbeat.schedulers import RedBeatScheduler, get_redis
+from redis import Redis
 from redis.exceptions import LockError, RedisError
 
 from worker import broker, ticks
@@ -46,6 +47,9 @@ log = structlog.get_logger("planrelay.schedule")
 PREFIX: Final = "planrelay:beat:"
 PUBLISH_PATIENCE: Final = timedelta(seconds=15)
 """For the broker's confirm: less than the lock's thirty seconds."""
+
+STORE_PATIENCE: Final = 5.0
+"""Seconds in which the state store must answer beat."""
 
 SHORTEST_SLEEP: Final = 0.01
 
@@ -223,6 +227,9 @@ class Scheduler(RedBeatScheduler):
         self._clock = clock
         self._patience = patience
         self._standing_by = False
+        app.redbeat_redis = Redis.from_url(
+            state_url(app.settings), decode_responses=True, socket_timeout=STORE_PATIENCE
+        )
         super().__init__(app, **options)
         # RedBeat's own waiting for the lock would keep a second beat from answering pings: see `tick`.
         self._lock_name, self.lock_key = self.lock_key, None
@@ -249,7 +256,8 @@ class Scheduler(RedBeatScheduler):
     @property
     def info(self) -> str:
         """What beat says of itself when it starts."""
-        return f"       . schedules -> {', '.join(self._entries) or 'none'}"
+        names = [schedule.name for schedule in self.app.settings.schedules]
+        return f"       . schedules -> {', '.join(names) or 'none'}"
 
     def tick(self, min: Callable[..., Any] = min, **_: Any) -> float:  # noqa: A002 - RedBeat's signature
         """Run what is due, if this beat leads; gives the seconds until the next look."""

@@ -26,10 +26,21 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from worker.errors import kinds
+
+# Else each counter and histogram brings a second series that nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call] # the library types most of itself, and not this
 
 MASK: Final = "[redacted]"
 
@@ -42,6 +53,9 @@ _SHORTEST_SECRET: Final = 4
 
 _TOKENS_KNOWN: Final = 200
 """Tokens that are remembered to be masked; the oldest is forgotten first, and has long ended by then."""
+
+READY_PATIENCE: Final = 5.0
+"""Seconds in which a worker must be able to say whether it is ready."""
 
 _MESSAGE_KEPT: Final = 2_000
 """Characters of an error's message that are told: cut only once the secrets are out, so that no half of one stays."""
@@ -148,6 +162,7 @@ def configure_logging(redactor: Redactor, *, level: int = logging.INFO, terminal
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    logging.captureWarnings(capture=True)
     for noisy in ("celery.worker.strategy", "celery.app.trace", "amqp", "kombu", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     # Our own lines skip the standard library's way, which costs as much as the rest of a command's settling.
@@ -264,9 +279,12 @@ Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 class Endpoints:
     """`/metrics`, `/healthz` and `/readyz`, served by the worker's own loop."""
 
-    def __init__(self, metrics: Metrics, readiness: Readiness, *, host: str, port: int) -> None:
+    def __init__(
+        self, metrics: Metrics, readiness: Readiness, *, host: str, port: int, patience: float = READY_PATIENCE
+    ) -> None:
         self._metrics = metrics
         self._readiness = readiness
+        self._patience = patience
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
@@ -298,7 +316,10 @@ class Endpoints:
         return web.json_response({"status": "ok"})
 
     async def _serve_readiness(self, _: web.Request) -> web.Response:
-        async with asyncio.timeout(5):
-            problems = dict(await self._readiness())
+        try:
+            async with asyncio.timeout(self._patience):
+                problems = dict(await self._readiness())
+        except TimeoutError:
+            problems = {"worker": f"it could not tell within {self._patience:g} s"}
         status = "ready" if not problems else "not ready"
         return web.json_response({"status": status, "problems": problems}, status=503 if problems else 200)

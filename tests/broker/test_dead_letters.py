@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tests.command_line import CommandLine
 from tests.fleet import command, eventually
 from worker import topology
 from worker.cli.dead import open_shelf
-from worker.dead_letters import letter_of
+from worker.dead_letters import Occupied, RabbitShelf, letter_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +134,21 @@ def test_more_letters_than_a_page_come_in_their_order(fleet: Fleet) -> None:
                 shelf.remove(letter)
     eventually(lambda: fleet.depth(topology.DEAD) == 125)
     assert lying(fleet) == [f"c{n}" for n in range(0, 250, 2)]
+
+
+def test_two_operators_take_turns(amqp_url: str, make_fleet: Callable[..., Fleet]) -> None:
+    """RabbitMQ shows nobody what another reader holds: the second waits, and is told where it has to."""
+    fleet = make_fleet(amqp_url)
+    ids = bury_commands(fleet, 3)
+    with RabbitShelf(amqp_url) as first:
+        assert next(first.letters()).id == ids[0]
+        with pytest.raises(Occupied), RabbitShelf(amqp_url, patience=0.2):
+            pass
+        reading = threading.Thread(target=lambda: seen.extend(lying(fleet)), daemon=True)
+        seen: list[str | None] = []
+        reading.start()
+    reading.join(20)
+    assert seen == ids
 
 
 def test_nobody_has_declared_the_queue_yet(make_fleet: Callable[..., Fleet], broker: str | None) -> None:

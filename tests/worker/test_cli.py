@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from config.settings import load_settings
 from tests.command_line import CommandLine, sentences
+from worker import client
 from worker.cli import COMMANDS, ask, screen, show
 from worker.throttle import GateView
 
@@ -162,6 +164,61 @@ def test_a_broker_that_is_away_is_said_in_one_sentence(
         assert said.status == 1, words
         (sentence,) = sentences(said.err)
         assert "broker.url" in sentence or "state.url" in sentence
+
+
+def test_a_state_store_that_is_away_leaves_standard_output_to_the_answer(
+    planrelay: Callable[[str], CommandLine], free_port: int
+) -> None:
+    """`status --json` prints JSON and nothing else, however much the parts underneath have to log."""
+    away = f'[state]\nurl = "redis://127.0.0.1:{free_port}/0"\n' + TOWER
+    said = planrelay(away)("status", "--json")
+    assert said.status == 1
+    assert set(said.json["problems"]) == {"state"}
+    assert said.err == ""
+
+
+def test_a_command_for_a_broker_that_is_away_is_refused_at_once(
+    planrelay: Callable[[str], CommandLine], free_port: int
+) -> None:
+    """`send` says that nothing was sent, instead of waiting for a confirm that can't come."""
+    away = f'[broker]\nurl = "amqp://relay:hidden@127.0.0.1:{free_port}//"\n' + TOWER
+    with planrelay(away).start("send", "planpoint.project.mine", "--connection", "tower", "--wait") as sending:
+        out, err = sending.communicate(timeout=25)
+    assert (sending.returncode, out) == (1, "")
+    (sentence,) = sentences(err)
+    assert "broker.url" in sentence
+
+
+def test_without_a_command_there_is_help(planrelay: Callable[[str], CommandLine]) -> None:
+    """`planrelay` alone, and a group of commands alone, print their help as it is laid out, and end with 2."""
+    for words in ((), ("dead",)):
+        said = planrelay(TOWER)(*words)
+        assert said.status == 2
+        assert said.out == ""
+        assert len(said.err.splitlines()) > 5
+
+
+def test_a_reader_that_has_had_enough_ends_it_quietly(planrelay: Callable[[str], CommandLine]) -> None:
+    """`planrelay operations | head`: no traceback, no error, status 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "operations"],
+        env=planrelay(TOWER).environment(),
+        check=False,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"[1]", b"\xff"])
+def test_what_is_no_event_ends_nobody_who_listens(body: bytes) -> None:
+    """Anybody may publish to the exchange of events; what can't be read is passed over."""
+    assert client.events_in(body) == []
+    assert client.events_in(b'{"id": "e1"}') == [{"id": "e1"}]
 
 
 def test_the_stand_ins_are_served_until_sigint(planrelay: Callable[[str], CommandLine]) -> None:

@@ -364,7 +364,7 @@ class TestWorking:
     def test_a_worker_ends_with_0_after_sigterm(
         self, fleet: Fleet, planrelay: CommandLine, sandbox: SandboxThread
     ) -> None:
-        """It answers commands of the queues it was told, under its name; SIGTERM is a warm stop."""
+        """It answers commands of its queues, under its name, and logs JSON alone; SIGTERM is a warm stop."""
         with planrelay.start("worker", "--queues", "planpoint", "--hostname", "solo@%h") as worker:
             fleet.wait(fleet.send("planpoint.unit.read", "tower", {"id": unit_of(sandbox)}), within=40)
             untaken = fleet.send("barometerit.search", "acme-bit", {"search_string": "x"})
@@ -374,6 +374,8 @@ class TestWorking:
             worker.send_signal(signal.SIGTERM)
             _, log = worker.communicate(timeout=30)
         assert worker.returncode == 0, log
+        assert [line for line in log.splitlines() if not line.startswith("{")] == []  # Python's warnings included
+        assert [json.loads(line)["event"] for line in log.splitlines()]
         assert time.monotonic() - began < 15
         assert not fleet.events(untaken)
         assert fleet.depth(topology.work_queue("barometerit")) == 1

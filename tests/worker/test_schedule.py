@@ -72,12 +72,10 @@ class Beats:
             {**dict(loaded), "connections": loaded.connections, "schedules": list(schedules), **more}
         )
 
-    def start(self, *schedules: dict[str, Any], lock: int = 30, redis_url: str = "", **more: Any) -> Scheduler:
+    def start(self, *schedules: dict[str, Any], lock: int = 30, **more: Any) -> Scheduler:
         """Start a beat; it ticks when it is told to."""
         app = Relay(self.settings(*schedules, **more))
         app.conf.redbeat_lock_timeout = lock
-        if redis_url:
-            app.conf.redbeat_redis_url = redis_url
         self._apps.append(app)
         beat = Scheduler(app, clock=self.clock, patience=timedelta(seconds=1))
         self._beats.append(beat)
@@ -312,7 +310,7 @@ class TestOverlap:
 
 def test_a_store_that_is_away_does_not_end_beat(beats: Beats, free_port: int) -> None:
     """Nothing is published without a lock; beat looks again after five seconds."""
-    beat = beats.start(HOURLY, redis_url=f"redis://127.0.0.1:{free_port}/0")
+    beat = beats.start(HOURLY, state={"url": f"redis://127.0.0.1:{free_port}/0"})
     assert beat.tick() == 5.0
     assert beat.tick() == 5.0
     beat.close()

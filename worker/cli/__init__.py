@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -65,7 +67,9 @@ class Setup:
         """The settings; raises `ConfigError`."""
         from config.settings import load_settings
 
-        return load_settings()
+        settings = load_settings()
+        _hush()
+        return settings
 
     @cached_property
     def slices(self) -> Slices:
@@ -126,6 +130,18 @@ class Commands(click.Group):
             raise click.UsageError(f"There is no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one; whoever read the output and has had enough ends it quietly, with what was printed until then."""
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            if not _reader_has_gone():  # then it was the broker's end that went
+                raise ConnectionError(str(error)) from error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return done
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the list of commands without loading them."""
         with formatter.section("Commands"):
@@ -140,13 +156,20 @@ def cli(ctx: click.Context, config: str | None) -> None:
     """Turn queue messages into calls of the barometerIT, Planview Admin and Planpoint APIs."""
     if config is not None:
         os.environ["PLANRELAY_CONFIG"] = config  # the processes that a command starts see it too
-    ctx.obj = Setup()
+    ctx.ensure_object(Setup)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # `>&-`: nobody wants to read it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the end
+    setup = Setup()
     try:
-        done = cli.main(args=arguments, prog_name="planrelay", standalone_mode=False)
+        done = cli.main(args=arguments, prog_name="planrelay", standalone_mode=False, obj=setup)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.UsageError as error:
         asked = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
         message = error.format_message().rstrip()
@@ -155,15 +178,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         explained = _explain(error)
         if explained is None:
             raise
-        return _say(*explained)
+        message, status = explained
+        return _say(setup.redact(message) if "settings" in vars(setup) else message, status)
     return done if isinstance(done, int) else 0
+
+
+def _hush() -> None:
+    """Print nothing of what the parts underneath log: standard output is the answer's, and an error is one sentence."""
+    import structlog
+
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    logging.basicConfig(handlers=[logging.NullHandler()])
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads our standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # a broken end is told without being asked for
+    return bool(poll.poll(0))
 
 
 def _say(message: str, status: int) -> int:
@@ -178,8 +214,10 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     from redis.exceptions import RedisError
 
     from config.settings import ConfigError
+    from worker.dead_letters import Occupied
     from worker.embedded import EmbeddedError
     from worker.errors import BadCommand
+    from worker.events import PublishFailed
     from worker.store import StoreAway
 
     match error:
@@ -192,8 +230,14 @@ def _explain(error: Exception) -> tuple[str, int] | None:
         case EmbeddedError():
             return f"{error}.", FAILED
         case StoreAway() | RedisError():
-            return f"The state store does not answer ({error}); start it, or correct state.url.", FAILED
-        case OperationalError() | AMQPError() | ConnectionError():
-            reason = str(error) or type(error).__name__
+            reason = str(error).rstrip(".")
+            return f"The state store does not answer ({reason}); start it, or correct state.url.", FAILED
+        case Occupied():
+            return f"{error}; try again when they are done, or end what consumes planrelay.dead.", FAILED
+        case PublishFailed():
+            reason = str(error).rstrip(".")
+            return f"The broker did not take the message ({reason}); see `planrelay check --connect`.", FAILED
+        case OperationalError() | AMQPError() | ConnectionError() | TimeoutError():
+            reason = str(error).rstrip(".") or type(error).__name__
             return f"The broker does not answer ({reason}); start it, or correct broker.url.", FAILED
     return None

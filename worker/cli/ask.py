@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from worker.cli import TIMED_OUT, Failure, Setup
-from worker.cli.screen import json_option, show_json
+from worker.cli.screen import clean, json_option, show_json
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -65,6 +65,7 @@ def send(
     check_connection(setup.settings, connection)
     from worker.client import Client
 
+    reach_broker(setup.settings)
     with Client(setup.settings) as client:
         try:
             sent = client.send(
@@ -90,6 +91,16 @@ def send(
             return TIMED_OUT
     show_json(event)
     return 0 if str(event["type"]).endswith(".succeeded") else 1
+
+
+def reach_broker(settings: Settings) -> None:
+    """Say at once that a broker is away, before anything waits for it."""
+    from worker.app import broker_url, is_amqp_url, transport_options
+    from worker.broker import connected
+
+    url = broker_url(settings)
+    with connected(url, transport_options(amqp=is_amqp_url(url))):
+        pass
 
 
 def read_data(given: str) -> dict[str, Any]:
@@ -129,18 +140,19 @@ def check_connection(settings: Settings, name: str) -> None:
 def events(setup: Setup, pattern: str, *, as_json: bool) -> int:  # noqa: ARG001 - it is JSON anyhow
     """Print result events as they come, one JSON a line, until SIGINT or SIGTERM."""
     settings = setup.settings
-    from worker.app import broker_url, is_amqp_url, transport_options
-    from worker.broker import connected
     from worker.client import listen
 
-    url = broker_url(settings)
-    with connected(url, transport_options(amqp=is_amqp_url(url))):  # a broker that is away now is said at once
-        pass
+    reach_broker(settings)
     if sys.stdin.isatty() and sys.stdout.isatty():
         click.echo(f"planrelay: Listening for {pattern}; Ctrl-C ends it.", err=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
         signal.signal(number, signal.default_int_handler)
-    heard = listen(settings, topic(pattern))
+
+    def say_loss(reason: str) -> None:
+        lost = f"The broker went away ({clean(setup.redact(reason))}); events that it tells meanwhile are missed here."
+        click.echo(f"planrelay: {lost}", err=True)
+
+    heard = listen(settings, topic(pattern), on_loss=say_loss)
     try:
         for event in heard:
             if matches(pattern, str(event.get("type", ""))):

@@ -22,7 +22,7 @@ ANSWER_PATIENCE: Final = 1.0
 
 _ASKED: Final = {
     "broker": ("broker", "broker.url"),
-    "workers": ("workers", "broker.url"),
+    "workers": ("workers' broker", "broker.url"),
     "state": ("state store", "state.url"),
 }
 
@@ -50,9 +50,12 @@ def status(setup: Setup, *, as_json: bool) -> int:
         show_json(setup.redact({**found, "problems": problems}))
     else:
         _print_status(found)
+        if "broker" in problems:  # through which the workers are asked
+            problems.pop("workers", None)
         for name, problem in problems.items():
             who, key = _ASKED[name]
-            click.echo(f"planrelay: The {who} can't be asked ({clean(problem)}); start it, or correct {key}.", err=True)
+            reason = clean(setup.redact(problem)).rstrip(".")
+            click.echo(f"planrelay: The {who} can't be asked ({reason}); start it, or correct {key}.", err=True)
     return FAILED if problems else 0
 
 
@@ -66,7 +69,7 @@ def ask_broker(setup: Setup) -> dict[str, Any]:
     with broker.connected(url, transport_options(amqp=amqp)) as connection:
         depths = broker.depths(connection, tuple(setup.slices.systems))
         ladder = broker.on_the_ladder(connection) if amqp else None
-    dead = next((each.messages for each in depths if each.queue == topology.DEAD), 0)
+    dead = next((each for each in depths if each.queue == topology.DEAD), None)
     said: dict[str, Any] = {
         "broker": "rabbitmq" if amqp else "valkey",
         "queues": [
@@ -74,7 +77,8 @@ def ask_broker(setup: Setup) -> dict[str, Any]:
             for each in depths
             if each.queue != topology.DEAD
         ],
-        "dead": dead,
+        "dead": 0 if dead is None else dead.messages,
+        "dead_readers": None if dead is None else dead.consumers,  # what they hold meanwhile is not counted
     }
     if ladder is not None:
         said["parked"] = {"count": ladder, "next_due": None}
@@ -86,12 +90,12 @@ def ask_workers(setup: Setup) -> dict[str, Any]:
     from celery import Celery
 
     from worker.app import broker_url, is_amqp_url, transport_options
+    from worker.broker import connected
 
     url = broker_url(setup.settings)
     app = Celery("planrelay-status", broker=url, set_as_current=False)
-    app.conf.broker_transport_options = transport_options(amqp=is_amqp_url(url))
-    with app.connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.1)
+    options = app.conf.broker_transport_options = transport_options(amqp=is_amqp_url(url))
+    with connected(url, options) as connection:
         answers = app.control.inspect(timeout=ANSWER_PATIENCE, connection=connection).stats() or {}
     app.close()
     workers = []
@@ -174,6 +178,8 @@ def _print_status(found: Mapping[str, Any]) -> None:
     dead = found.get("dead")
     soon = f", the next due {instant(due, now)}" if due else ""
     hint = "; see `planrelay dead list`" if dead else ""
+    if found.get("dead_readers"):
+        hint = " beside those that somebody is reading just now"
     facts(
         [
             ("in flight", found.get("in_flight")),
@@ -185,7 +191,10 @@ def _print_status(found: Mapping[str, Any]) -> None:
 
 def _print_queues(queues: Sequence[Mapping[str, Any]]) -> None:
     rows = [(each["queue"], each["messages"], each["consumers"]) for each in queues]
-    table(("queue", "waiting", "consumers"), rows)
+    if rows:
+        table(("queue", "waiting", "consumers"), rows)
+    else:
+        click.echo("No queue is there yet; the first worker declares them.")
     click.echo()
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli import Setup
+from worker.cli import Failure, Setup
+from worker.cli.ask import reach_broker
 from worker.cli.screen import clean, facts, json_option, show_json, table
 
 if TYPE_CHECKING:
@@ -115,10 +116,15 @@ def show(setup: Setup, plan_id: str, limit: int, *, as_json: bool) -> int:
 def approve(setup: Setup, plan_id: str, by: str | None, *, as_json: bool) -> int:
     """Approve one: its command is published, and applies it as it was shown."""
     approved = _ask(setup, lambda plans: plans.approve(plan_id, by=by or _me(), now=datetime.now(UTC)))
-    _publish(setup, approved)
-    return _decided(
-        approved, f"is approved by {approved.decided_by}; its command is {approved.command()['id']}", as_json
-    )
+    try:
+        _publish(setup, approved)
+    except (TimeoutError, ConnectionError) as error:
+        raise Failure(
+            f"The plan {plan_id} is approved, but the broker did not take its command ({str(error) or 'no confirm'}); "
+            "start the broker, then approve it once more: it is the same command, and runs once."
+        ) from None
+    said = f"is approved by {approved.decided_by}; its command is {approved.command()['id']}"
+    return _decided(setup, approved, said, as_json=as_json)
 
 
 @plan.command()
@@ -129,13 +135,14 @@ def approve(setup: Setup, plan_id: str, by: str | None, *, as_json: bool) -> int
 def reject(setup: Setup, plan_id: str, by: str | None, *, as_json: bool) -> int:
     """Reject one: it can't be applied any more."""
     rejected = _ask(setup, lambda plans: plans.reject(plan_id, by=by or _me(), now=datetime.now(UTC)))
-    return _decided(rejected, f"is rejected by {rejected.decided_by}", as_json)
+    return _decided(setup, rejected, f"is rejected by {rejected.decided_by}", as_json=as_json)
 
 
 def _publish(setup: Setup, approved: Plan) -> None:
     """Publish the command that applies an approved plan: the same one each time, so that it is applied once."""
     from worker.client import Client
 
+    reach_broker(setup.settings)
     command = approved.command()
     with Client(setup.settings, source=command["source"]) as client:
         client.send(
@@ -143,9 +150,9 @@ def _publish(setup: Setup, approved: Plan) -> None:
         )
 
 
-def _decided(decided: Plan, said: str, as_json: bool) -> int:  # noqa: FBT001 - how the caller was asked to print
+def _decided(setup: Setup, decided: Plan, said: str, *, as_json: bool) -> int:
     if as_json:
-        show_json(decided.show())
+        show_json(setup.redact(decided.show()))
     else:
         click.echo(f"The plan {decided.id} {said}.")
     return 0
