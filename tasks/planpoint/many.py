@@ -47,7 +47,7 @@ async def update_many(run: Run, planpoint: Planpoint, data: models.UnitUpdateMan
         async def reread() -> Mapping[str, Object]:
             return await _reread(run, planpoint, read, pending)
 
-        written = await write(run, planpoint, pending, spelling, reread, size=data.batch_size)
+        written = await write(run, planpoint, read.units, pending, spelling, reread, size=data.batch_size)
         left = written.left
         if written.stopped:
             result["state"] = "quarantined"

@@ -2,8 +2,9 @@
 Writing to many units: equal patches go out together, and what came of them is read, not believed.
 
 No page says how many ids a batch may have, whether an unknown id is an error, or whether a refused batch changed
-anything. So: send in batches, read back, send what is not as wanted singly, read back once more. Sending is replayable;
-a run that was cut off reads first and sends only what is left.
+anything. So: send in batches, read back, send singly what is still as it was, read back once more. Sending is
+replayable; a run that was cut off reads first and sends only what is left. What shows something else is left alone: a
+person may have changed it since it was written, and nothing tells them from a vendor that keeps a value its own way.
 """
 
 from __future__ import annotations
@@ -63,26 +64,43 @@ def as_wanted(unit: Object | None, fields: Mapping[str, Any]) -> bool:
     return unit is not None and all(same(unit.get(name), value) for name, value in fields.items())
 
 
+def as_it_was(unit: Object | None, before: Object, fields: Mapping[str, Any]) -> bool:
+    """Tell whether nobody has touched these fields of a unit: each is as it was, or as it is wanted."""
+    return unit is not None and all(
+        same(unit.get(name), before.get(name)) or same(unit.get(name), value) for name, value in fields.items()
+    )
+
+
 async def write(
     run: Run,
     planpoint: Planpoint,
+    before: Units,
     wanted: Wanted,
     spelling: Spelling,
     reread: Callable[[], Awaitable[Units]],
     *,
     size: int,
 ) -> Written:
-    """Make units so; `reread` reads them back. Raises the first failure that a later attempt may overcome."""
-    written = Written({})
-    pending, refused = dict(wanted), dict[str, str]()
+    """
+    Make units so that are as `before` has them; `reread` reads them back.
+
+    Raises the first failure that a later attempt may overcome.
+    """
+    written = Written(before)
+    pending, again, refused = wanted, wanted, dict[str, str]()
     for together in (size, 1):
         sending = Sending(run, planpoint, spelling, done=len(wanted) - len(pending), total=len(wanted))
-        await sending.send(grouped({id: fields for id, fields in pending.items() if id not in refused}, together))
+        await sending.send(grouped(again, together))
         refused |= sending.refused
-        written.units = await reread()
-        pending = {id: fields for id, fields in pending.items() if not as_wanted(written.units.get(id), fields)}
+        units = written.units = await reread()
+        pending = {id: fields for id, fields in pending.items() if not as_wanted(units.get(id), fields)}
+        again = {
+            id: fields
+            for id, fields in pending.items()
+            if id not in refused and as_it_was(units.get(id), before[id], fields)
+        }
         written.stopped = sending.stopped
-        if sending.stopped or not pending.keys() - refused.keys():
+        if sending.stopped or not again:
             break
     written.left = {id: refused.get(id, "") for id in pending}
     return written

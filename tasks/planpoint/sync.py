@@ -116,7 +116,8 @@ class Sync:
         written = Written(units)
         if pending:
             spelling = await learn(self.run, self.planpoint.unit, listed.spelling)
-            written = await write(self.run, self.planpoint, pending, spelling, self._reread, size=self.data.batch_size)
+            size = self.data.batch_size
+            written = await write(self.run, self.planpoint, units, pending, spelling, self._reread, size=size)
         state = "quarantined" if written.stopped else "applied"
         if not written.stopped:
             await self.run.plans.applied(plan.id)

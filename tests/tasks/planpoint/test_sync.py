@@ -304,6 +304,29 @@ async def test_a_batch_that_takes_over_half_is_noticed(bench: Bench) -> None:
     assert [unit["price"] for unit in account.units.values()][:3] == [1, 1, 1]
 
 
+async def test_what_somebody_changes_between_writing_and_reading_back_stays(bench: Bench, account: Account) -> None:
+    """A unit that is sold just after it was written is not put on hold a second time."""
+    ids = fill(account, 10)
+
+    def app(request: Request) -> Response:
+        response = account(request)
+        if request.method == "PATCH":
+            account.units[ids[0]]["status"] = "Sold"
+            del account.units[ids[1]]
+        return response
+
+    bench.wire = app
+
+    result = await bench.do(SYNC, sheet(*[{"unit_number": str(n), "status": "OnHold"} for n in range(1, 4)]))
+
+    assert account.units[ids[0]]["status"] == "Sold"
+    assert result["not_applied"] == [
+        {"id": ids[0], "key": "1", "reason": "it shows otherwise"},
+        {"id": ids[1], "key": "2", "reason": "the project does not list it any more"},
+    ]
+    assert bench.paths() == ["GET /api/units", "PATCH /api/units", "GET /api/units"]
+
+
 async def test_what_the_vendor_keeps_otherwise_is_reported(bench: Bench) -> None:
     """A value that does not stick ends as not applied, never as a silent success."""
     account = Account("B")
