@@ -6,7 +6,18 @@ import pytest
 
 from tests.tasks.bench import Bench, answer, cut
 from tests.tasks.planpoint.conftest import A_NAMES, FLOOR, PROJECT, Account, ident
-from worker.errors import BadCommand, Conflict, ContractBroken, NotFound, OutcomeUnknown, Paused, Unanswered
+from worker.errors import (
+    BadCommand,
+    Conflict,
+    ContractBroken,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Paused,
+    RelayError,
+    Unanswered,
+    Unavailable,
+)
 from worker.rest import Request, Response
 
 
@@ -64,6 +75,17 @@ async def test_a_count_may_come_in_another_form(bench: Bench, count: Any, comple
     listed = await bench.do("planpoint.unit.list", {"project_id": PROJECT})
 
     assert listed["complete"] is complete
+
+
+@pytest.mark.parametrize(("status", "error"), [(200, ContractBroken), (400, Invalid), (500, Unavailable)])
+async def test_an_answer_nested_beyond_reason_is_no_bug_of_ours(
+    bench: Bench, status: int, error: type[RelayError]
+) -> None:
+    """A hundred thousand brackets: what its status says, and where that is a success, not what is documented."""
+    bench.wire = lambda request: answer(b"[" * 100_000, status)
+
+    with pytest.raises(error):
+        await bench.do("planpoint.unit.list", {"project_id": PROJECT})
 
 
 @pytest.mark.parametrize("body", [{"units": []}, [1], [{"name": "no id"}], "text", None])
