@@ -121,10 +121,15 @@ class Consumer(LoopConsumer):
         return on_message
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        """Refuse what kombu can't decode; stock Celery acknowledges and loses it."""
+        """Refuse what kombu can't decode (an unheard-of `compression`); stock Celery acknowledges and loses it."""
         engine = self.engine
         delivery = Delivery.of(message, now=engine.now(), user=engine.publisher.user, amqp=engine.amqp)
-        self._refuse(message, delivery, BadCommand(f"The message could not be decoded: {type(exc).__name__}."))
+        error = BadCommand(f"The message could not be decoded: {type(exc).__name__}.")
+        try:  # for its sender, who is to be answered
+            error.command = engine.read(delivery).command  # type: ignore[attr-defined] # carried to `refuse`
+        except BadCommand as better:
+            error = better
+        self._refuse(message, delivery, error)
 
     def _refuse(self, message: Message, delivery: Delivery, error: BadCommand) -> None:
         """Answer and dead-letter on the loop; acknowledge when that is confirmed."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,7 +163,8 @@ class _Message:
 
     def refuse(self, name: str, rule: str, remedy: str) -> Unreadable:
         """Say what is wrong: what it is called here, the rule it breaks, the remedy."""
-        return Unreadable(f"{name} {rule}; {remedy}.", said=self.said, body=self.body)
+        said = self.said or (_glimpse(self.body) if self.form == "structured" else {})
+        return Unreadable(f"{name} {rule}; {remedy}.", said=said, body=self.body)
 
     def check_envelope(self, media: str, encoding: str | None) -> None:
         allowed = {CLOUDEVENT, "application/json"} if self.form == "structured" else {"application/json"}
@@ -247,6 +249,7 @@ def _read_structured(message: _Message) -> Command:
     if not isinstance(event, dict):
         raise message.refuse("body", f"is {_json_name(event)}", _FORMS)
     if "specversion" not in event and "task" in event:
+        message.said.update(id=event.get("id"), type=event["task"], source="celery")
         raise message.refuse("body", "is a Celery message of protocol 1", "send protocol 2 (task_protocol = 2)")
     message.said.update(event)
     message.check_size(message.limit)
@@ -361,6 +364,15 @@ def _digest(*parts: str) -> str:
     """Hash parts so that no two lists of parts are hashed alike: each is preceded by its length."""
     encoded = [part.encode("utf-8") for part in parts]
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in encoded)).hexdigest()
+
+
+def _glimpse(body: bytes) -> dict[str, Any]:
+    """Give what a message that is no command may say of its sender all the same: good enough to answer, not to obey."""
+    try:
+        said = json.loads(body) if len(body) <= BATCH_LIMIT else None
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _readable(value: Any, limit: int) -> str | None:

@@ -39,7 +39,7 @@ class RawHeaders(amqp.Message):
 def test_no_property_of_a_message_ends_a_worker(
     make_fleet: Callable[..., Fleet], amqp_url: str, sandbox: SandboxThread
 ) -> None:
-    """Dates beyond the calendar, names, ids and keys that are no UTF-8: the command is run, the worker lives."""
+    """Dates beyond the calendar, names, ids, keys that are no UTF-8: run. Packed oddly: told. The worker lives."""
     fleet = make_fleet(amqp_url)
     (worker,) = fleet.start()
     (unit,) = sandbox.seed("planpoint", "units", count=1)
@@ -57,6 +57,9 @@ def test_no_property_of_a_message_ends_a_worker(
             channel.basic_publish(RawHeaders(body(name), table), exchange=COMMANDS, routing_key=READ)
     fleet.publish(body("correlation"), routing_key=READ, correlation_id=b"\xff" * 255)
     fleet.publish(body("key"), routing_key=b"planpoint.\xff")  # type: ignore[arg-type] # what no client of ours does
+    task = {"task": READ, "id": "packed", "compression": "application/x-unheard-of"}
+    fleet.publish(b"[[], {}, {}]", routing_key=READ, content_type="application/json", headers=task)
+    assert fleet.wait("packed")["data"]["error"]["kind"] == "bad_command"
     for name in (*tables, "correlation", "key"):
         assert fleet.wait(name)["type"].endswith("succeeded")
     assert worker.process.poll() is None
