@@ -7,6 +7,8 @@ the vendor's, and the caller decides.
 - `CsvCheck`: every record as wide as the heading, every record ended, the encoding kept; counts rows and columns.
 - `JsonCheck`: begins with a bracket, ends with its partner, UTF-8. What lies between is not parsed.
 - `XmlCheck`: begins with an element and ends with the end of that element. What lies between is not parsed.
+
+A page that says what went wrong is none of them: HTML and JSON are no CSV of one column, HTML is no XML.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ LONGEST_RECORD: Final = 4 * 1024 * 1024
 
 _EDGES: Final = {b",", b"\n", b""}  # what stands beside the quotes of a cell
 _DELETED: Final = bytes(byte for byte in range(256) if byte not in b',"\n')
+_NO_HEADING: Final = re.compile(rb"\s*(?:<[!?a-z]|\{\s*[\"}]|\[\s*[\[{\"\]])", re.IGNORECASE)
+"""How HTML, XML and JSON begin, and no heading of a CSV."""
 _HEAD: Final = 64 * 1024  # bytes in which the first element of an XML document must begin
 _TAIL: Final = 4 * 1024  # bytes in which its end must lie, comments after it included
 _BOMS: Final = (
@@ -103,6 +107,8 @@ class CsvCheck:
     def _count(self, *, last_chance: bool) -> None:
         """Count the whole records among the held bytes and let go of them."""
         if not self._width:
+            if _NO_HEADING.match(self._held):
+                raise ValueError("The file begins like HTML, XML or JSON, not like a CSV.")
             self._take(*self._count_one_by_one(last_chance=last_chance, most=1))  # the heading
         if self._width:
             self._take(*(self._count_alike() or self._count_one_by_one(last_chance=last_chance)))
@@ -220,9 +226,10 @@ def _quotes_are_in_place(text: bytes) -> bool:
 
 
 class JsonCheck:
-    """Begins with `[` or `{` and ends with its partner, in UTF-8. What lies between is not parsed."""
+    """Begins with one of `opening` and ends with its partner, in UTF-8. What lies between is not parsed."""
 
-    def __init__(self, *, encoding: str = "utf-8") -> None:
+    def __init__(self, *, encoding: str = "utf-8", opening: bytes = b"[{") -> None:
+        self._opening = opening
         self._utf8 = _Utf8(encoding)
         self._first = self._last = b""
         self._problem: str | None = None
@@ -243,8 +250,8 @@ class JsonCheck:
                 self._see(self._utf8.encode(b"", final=True))
             except ValueError as error:
                 return Findings(problem=str(error))
-            if self._first not in {b"[", b"{"}:
-                self._problem = "The file does not begin like a JSON array or object."
+            if not self._first or self._first not in self._opening:
+                self._problem = f"The file does not begin with {' or '.join(self._opening.decode())}, as JSON."
             elif self._last != {b"[": b"]", b"{": b"}"}[self._first]:
                 self._problem = (
                     f"The file begins with {self._first.decode()} and does not end with its partner: it is cut short."
@@ -303,6 +310,8 @@ class XmlCheck:
             return "The file does not begin like an XML document."
         end = self._AFTERWARDS.sub(b"", self._tail, count=1)
         name = opening[1]
+        if name.lower() == b"html":
+            return "The file is an HTML page."
         if re.search(rb"</" + re.escape(name) + rb"\s*>\Z", end):
             return None
         if re.fullmatch(rb"[^<>]*/>", self._head[opening.end() :].strip()):

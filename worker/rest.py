@@ -35,6 +35,13 @@ Evidence = Literal["seed", "public", "assumed"]
 
 Query = Mapping[str, str | int | bool | list[str]]
 
+
+class Encoded(str):
+    """A query's value that is URL-encoded already, and goes out as it is."""
+
+    __slots__ = ()
+
+
 Body = bytes | Callable[[], AsyncIterator[bytes]]
 """A request's body: whole, or made piece by piece each time that it is sent."""
 

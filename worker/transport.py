@@ -20,8 +20,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from worker.errors import ContractBroken, Invalid, NotSent, RelayError, Unanswered
-from worker.rest import Headers, Response
+from worker.rest import Encoded, Headers, Response
 from worker.retry_after import retry_after_of
+from worker.unpacking import CODINGS, Unpacking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -105,16 +106,42 @@ class Download:
         return self._response.after
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body piece by piece; raises `Unanswered` where it stalls, or ends short of its Content-Length."""
+        """
+        Give the body piece by piece, unpacked where it comes packed.
+
+        Raises `Unanswered` where it stalls, ends short of its Content-Length, or what is packed lacks its end;
+        `ContractBroken` for a packing that is none of HTTP's common ones.
+        """
+        unpacking = self._unpacking()
         try:
             async for chunk in self._answer.content.iter_any():
-                yield chunk
+                if unpacking is None:
+                    yield chunk
+                else:
+                    for piece in unpacking.feed(chunk):
+                        yield piece
         except (aiohttp.ClientError, OSError) as error:
             raise translated(error, self._where) from error
+        except ValueError as error:
+            raise Unanswered(f"{self._where} was sent, and its answer can't be unpacked: {error}.") from None
+        if unpacking is not None and not unpacking.ended:
+            raise Unanswered(f"{self._where} was sent, and what came back packed is cut short.")
 
     async def response(self) -> Response:
         """Give the answer whole where it is not a success, its body cut to what a message needs."""
-        return replace(self._response, body=await _refusal(self._answer))
+        body = await _refusal(self._answer)
+        with contextlib.suppress(ContractBroken, ValueError):
+            if (unpacking := self._unpacking()) is not None:
+                body = next(unpacking.feed(body), b"")
+        return replace(self._response, body=body)
+
+    def _unpacking(self) -> Unpacking | None:
+        coding = self.headers.get("Content-Encoding", "").strip().lower()
+        if coding in {"", "identity"}:
+            return None
+        if coding not in CODINGS:
+            raise ContractBroken(f"{self._where} was answered packed as {coding[:50]!r}, which was not asked for.")
+        return Unpacking(coding)
 
 
 class Transport:
@@ -188,7 +215,7 @@ class Transport:
         where = f"{request.method} {url}"
         async with contextlib.AsyncExitStack() as stack:
             try:
-                opening = self._open(request, url, headers, limits, read_bufsize=DOWNLOAD_BUFFER)
+                opening = self._open(request, url, headers, limits, read_bufsize=DOWNLOAD_BUFFER, auto_decompress=False)
                 answer = await stack.enter_async_context(opening)
             except (aiohttp.ClientError, OSError) as error:
                 raise translated(error, where) from error
@@ -217,7 +244,7 @@ class Transport:
         if content_type is not None:
             sent.setdefault("Content-Type", content_type)
         if request.query:
-            url = f"{url}?{urlencode(_pairs(request.query), quote_via=quote)}"
+            url = f"{url}?{'&'.join(_pairs(request.query))}"
         if self._session is None:
             self._session = self._connect()
         return self._session.request(
@@ -329,15 +356,17 @@ def _content(request: Request) -> tuple[bytes | AsyncIterator[bytes] | None, str
     return request.body() if callable(request.body) else request.body, None
 
 
-def _pairs(query: Query) -> list[tuple[str, str]]:
+def _pairs(query: Query) -> list[str]:
     listed = [(name, value if isinstance(value, list) else [value]) for name, value in query.items()]
-    return [(name, _text(each)) for name, values in listed for each in values]
+    return [f"{quote(name, safe='')}={_text(each)}" for name, values in listed for each in values]
 
 
 def _text(value: str | int) -> str:
+    if isinstance(value, Encoded):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return quote(str(value), safe="")
 
 
 def _without_query(url: str) -> str:

@@ -3,13 +3,14 @@ The incremental export of entities: what changed since the last one, kept apart 
 
 Filters know days, and neither clock nor time zone of the vendor is known, so each export looks back to the start of the
 last but one, and a day beyond: the overlap of one interval. What an earlier export had is dropped by BN and
-lastUpdateDate; an entity that changed again comes again.
+lastUpdateDate; an entity that changed again comes again, and one without lastUpdateDate each time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from worker.run import Run
 
 MARGIN: Final = timedelta(days=1)
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(slots=True)
@@ -66,12 +68,13 @@ class Changes:
         async with aclosing(rows):
             async for row in rows:
                 mark = _mark(row)
-                if mark in self._known:
+                if mark is not None and mark in self._known:
                     self.dropped += 1
                 else:
                     yield row
                 # Behind the yield: a row that is asked for and not taken any more (a limit) is not exported.
-                self._listed[mark] = str(row.get("last_update_date") or "")
+                if mark is not None:
+                    self._listed[mark] = str(row["last_update_date"])
 
     async def end(self, *, complete: bool) -> None:
         """Remember the export, once its rows are where they were to go; one cut by a limit goes on where it was."""
@@ -80,7 +83,7 @@ class Changes:
             since = (datetime.fromisoformat(before or self.started.isoformat()).date() - MARGIN).isoformat()
             # Rows from before the next export's first day can't come again; a day is left for the vendor's time zone.
             least = (date.fromisoformat(since) - MARGIN).isoformat()
-            seen = [mark for mark, updated in self._listed.items() if not updated or updated[:10] >= least]
+            seen = [mark for mark, updated in self._listed.items() if not _DAY.match(updated) or updated[:10] >= least]
             state = {"started": self.started.isoformat(), "before": before, "seen": seen}
         else:
             state = {**self.last, "seen": sorted(self._known | self._listed.keys())}
@@ -97,5 +100,8 @@ def _digest(data: EntityList) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _mark(row: Object) -> str:
+def _mark(row: Object) -> str | None:
+    """Give what a row is known by; None where it does not say when it changed: it may have changed since."""
+    if row.get("last_update_date") in (None, ""):
+        return None
     return hashlib.sha256(f"{row.get('bn')} {row.get('last_update_date')}".encode()).hexdigest()[:16]

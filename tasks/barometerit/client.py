@@ -8,6 +8,7 @@ place of the documented or assumed ones, in requests and in answers.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from urllib.parse import unquote_plus
 from tasks.barometerit import endpoints, wire
 from tasks.barometerit.wire import BN_SHAPE, MEDIA_TYPES, Format
 from worker.errors import Busy, ContractBroken
-from worker.rest import Headers, Response, decoded
+from worker.rest import Encoded, Headers, Response, decoded
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from worker.rest import Body, Endpoint
     from worker.transport import Download
     from worker.vocabulary import Vocabulary
+
+_READY: Final = re.compile(r"(?:[A-Za-z0-9._~!*'()+:,/@$=?-]|%[0-9A-Fa-f]{2})+")
+"""What is ready for a URL's query as it is (RFC 3986, 3.4; without & and ;, which end a value)."""
 
 JSON_TYPE: Final = "application/json;charset=UTF-8"  # barometerit.txt, "Content Type"
 
@@ -78,11 +82,11 @@ class Barometerit:
         response = _response(body)
         said = response.object()
         # Spelled as documented, or as one would.
-        unfiltered = said.get("unfilterdCount", said.get("unfilteredCount"))
+        unfiltered = _count(said.get("unfilterdCount", said.get("unfilteredCount")))
         rows = self._read_rows(said.get("entities"), response, endpoints.ENTITY_LIST, wire.ENTITY)
         if not all(isinstance(row.get("bn"), str) for row in rows):
             raise _broken("each entity has a bn, a text", response)
-        return Page(rows, unfiltered if isinstance(unfiltered, int) else None)
+        return Page(rows, unfiltered)
 
     async def read_entity(self, bn: str) -> Object:
         """Give one entity."""
@@ -236,6 +240,8 @@ class Barometerit:
             endpoints.REPORT_GENERATE, path={"report_bn": report_bn}, headers=headers, timeout=patience
         )
         snapshot = self.named(wire.SNAPSHOT, endpoints.REPORT_GENERATE).read(response.object())
+        if isinstance(snapshot.get("asset_bn"), dict):  # as `updatedByBn` is, in BIT-ENT
+            snapshot["asset_bn"] = snapshot["asset_bn"].get("bn")
         if not isinstance(snapshot.get("asset_bn"), str) or not snapshot["asset_bn"]:
             raise _broken("a snapshot has an assetBn, a text", response)
         return snapshot
@@ -248,11 +254,10 @@ class Barometerit:
         said = response.json()
         if isinstance(said, dict):
             said = self.named(wire.SIZE, endpoints.REPORT_SIZE).read(said).get("size")
-        if isinstance(said, str) and said.isascii() and said.isdigit():
-            said = int(said)
-        if not isinstance(said, int) or isinstance(said, bool) or said < 0:
+        size = _count(said)
+        if size is None:
             raise _broken("a size is a number of bytes", response)
-        return said
+        return size
 
     @contextlib.asynccontextmanager
     async def download(
@@ -305,8 +310,8 @@ class Barometerit:
         if text.startswith('"'):
             with contextlib.suppress(ValueError):
                 text = str(decoded(text))
-        if not text:
-            raise _broken("a filter is a text", response)
+        if not text.startswith("{") and not _READY.fullmatch(text):
+            raise _broken("a filter is URL-encoded JSON", response)
         return text
 
     async def _list(self, endpoint: Endpoint, vocabulary: Vocabulary, **parts: Any) -> list[Object]:
@@ -343,18 +348,34 @@ class Barometerit:
         envelope = self.named(wire.ENVELOPE, endpoint).read(said)
         lists = {name: envelope[name] for name in wire.ENVELOPE.names if isinstance(envelope.get(name), list)}
         if lists:
-            saved, proposed, transactions = (tuple(map(str, lists.get(name, ()))) for name in wire.ENVELOPE.names)
+            saved, proposed, transactions = (tuple(map(_bn, lists.get(name, ()))) for name in wire.ENVELOPE.names)
             return Written(saved, proposed, transactions)
         return Written(object=self.named(vocabulary, endpoint).read(said))
 
 
 def in_query(filter: str) -> str:
     """
-    Give a filter string as a query's value, which is encoded when it is sent.
+    Give a filter string as a query's value.
 
-    It comes encoded already, ready for the URL (BIT-FILT); encoded twice it is no filter any more.
+    It comes encoded already, ready for the URL (BIT-FILT), and goes there byte for byte; plain JSON is encoded.
     """
+    if _READY.fullmatch(filter):
+        return Encoded(filter)
     return filter if filter.startswith("{") else unquote_plus(filter)
+
+
+def _count(said: Any) -> int | None:
+    """Give a number of things, also where it comes as a text or as 250.0; None for anything else."""
+    if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 20:
+        return int(said)
+    if isinstance(said, bool) or not isinstance(said, int | float) or said < 0 or said != int(said):
+        return None
+    return int(said)
+
+
+def _bn(said: Any) -> str:
+    """Give a BN of a list of BNs, or of objects that have one, as `updatedByBn` is (BIT-ENT)."""
+    return str(said["bn"]) if isinstance(said, dict) and said.get("bn") else str(said)
 
 
 def _with_choices(fields: Mapping[str, Any]) -> Mapping[str, Any]:

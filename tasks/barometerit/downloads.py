@@ -12,12 +12,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tasks.barometerit.snapshots import finished, unfinished
 from tasks.barometerit.wire import MEDIA_TYPES, Format
-from worker.errors import Busy, ContractBroken, Forbidden, Invalid, NotFound, Unanswered
-from worker.formats import CHECKS, Check, Findings
+from worker.errors import Busy, Conflict, ContractBroken, Forbidden, Invalid, NotFound, Unanswered, Unavailable
+from worker.formats import Check, CsvCheck, Findings, JsonCheck, XmlCheck
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit
@@ -38,7 +39,15 @@ OVERLAP: Final = 1
 """Bytes asked for again where a download goes on, so that there is something to send even where nothing is missing."""
 
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([\w.:-]+)", re.IGNORECASE)
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+"""Media types of what tells people something, and of no report."""
+
+_CHECKS: Final[Mapping[Format, Callable[..., Check]]] = {
+    "csv": CsvCheck,
+    "json": partial(JsonCheck, opening=b"["),  # BIT-REP: an array; an object would be a message
+    "xml": XmlCheck,
+}
 
 
 @dataclass(slots=True)
@@ -59,7 +68,8 @@ class Fetch:
         """Fetch, verify and publish; raises `Busy` where the snapshot is not ready."""
         artifacts = self.run.artifacts
         key = f"{self.run.command.key}:{self.asset.bn}"
-        async with artifacts.writer(self.destination, check=self._check, resume_key=key) as writer:
+        self.size = await self._told_size() if self.wanted.check_size else None
+        async with artifacts.writer(self.destination, check=self._check, size=self.size, resume_key=key) as writer:
             await self._receive(writer)
             await self._verify(writer)
             published = await writer.publish(self._manifest())
@@ -75,9 +85,9 @@ class Fetch:
         except (NotFound, Busy) as error:
             raise await unfinished(self.run, self.asset, error) from None
         except Invalid as error:
-            if error.status != 416 or partial is None:
+            if error.status not in {412, 416} or partial is None:
                 raise
-            await writer.restart()  # it is shorter than what is here: another version
+            await writer.restart()  # it is shorter than what is here, or another version
             await self._receive(writer)
 
     async def _take(self, writer: Writer, partial: Partial | None, download: Download) -> None:
@@ -101,7 +111,9 @@ class Fetch:
         if not ready:
             raise Busy
         if total is not None and writer.bytes != total:
-            raise Unanswered(f"The snapshot {self.asset.bn} has {total} bytes, and {writer.bytes} came.")
+            came = writer.bytes
+            await writer.restart()  # it ended as if it were whole: nothing to build upon
+            raise Unanswered(f"The snapshot {self.asset.bn} has {total} bytes, and {came} came.")
 
     async def _begin(self, writer: Writer, partial: Partial | None, download: Download) -> int | None:
         """Go on from what is there, or begin anew; gives the bytes that there are to be, where the answer tells."""
@@ -109,13 +121,13 @@ class Fetch:
         charset = _CHARSET.search(self.content_type)
         self.encoding = charset[1] if charset else "utf-8"
         as_it_is = download.headers.get("Content-Encoding", "identity").strip().lower() in {"", "identity"}
-        if partial is not None and download.status == 206:
-            came = _CONTENT_RANGE.match(download.headers.get("Content-Range", ""))
-            if came is None or int(came[1]) != partial.offset - OVERLAP or not as_it_is:
+        if download.status == 206:
+            rest = _rest(partial, download) if as_it_is else None
+            if partial is None or rest is None:
                 await writer.restart()
-                raise Unanswered(f"The rest of the snapshot {self.asset.bn} came from another place than asked.")
+                raise Unanswered(f"A part of the snapshot {self.asset.bn} came that is not the one asked for.")
             self.continued_at = partial.offset
-            return None if came[2] == "*" else int(came[2])
+            return rest
         self.continued_at = 0
         await writer.restart(download.headers.get("ETag") if as_it_is else None)
         length = download.headers.get("Content-Length", "") if as_it_is else ""
@@ -128,13 +140,16 @@ class Fetch:
 
     def _format(self) -> Format | None:
         """How the file is verified: by what was asked for, else its media type, else the destination's ending."""
-        media_type = self.content_type.partition(";")[0].strip().lower()
-        told = next((format for format, known in MEDIA_TYPES.items() if known == media_type), None)
+        told = next((format for format, known in MEDIA_TYPES.items() if known == self._media_type()), None)
         return self.asset.format or told or format_of(self.destination)
 
+    def _media_type(self) -> str:
+        return self.content_type.partition(";")[0].strip().lower()
+
     async def _verify(self, writer: Writer) -> None:
-        self.size = await self._told_size() if self.wanted.check_size else None
         problem = (await writer.finish()).problem
+        if self._media_type() in _PAGES:
+            problem = f"It came as {self._media_type()}: a page, and no report."
         if problem is None and self.size is not None and self.size != writer.bytes:
             problem = f"barometerIT gives its size as {self.size} bytes, and {writer.bytes} came."
         if problem is None:
@@ -156,13 +171,22 @@ class Fetch:
         return " If that size is no number of bytes, set check_size to false or the operation report.size right."
 
     async def _told_size(self) -> int | None:
-        """Ask for the size; None where there is no such operation (its path is assumed), or no number comes."""
+        """
+        Ask for the size, which is optional; None where there is no such operation (its path is assumed) or no number.
+
+        Asked before the download, so that a vendor that wants us to wait says so before it has sent everything.
+        """
         try:
             return await self.barometerit.report_size(self.asset.bn)
-        except (NotFound, Invalid, Forbidden, ContractBroken, Busy) as error:
-            if self.run.log is not None:
-                self.run.log.info("report.size_unknown", reason=error.message)
-            return None
+        except Unavailable as error:
+            if error.after is not None:
+                raise
+            said = error.message
+        except (NotFound, Invalid, Forbidden, Conflict, ContractBroken, Busy, Unanswered) as error:
+            said = error.message
+        if self.run.log is not None:
+            self.run.log.info("report.size_unknown", reason=said)
+        return None
 
     # What is told of it
 
@@ -204,7 +228,7 @@ class _Late:
         """See the next bytes."""
         if self._check is None:
             format = self._format()
-            self._check = _Unchecked() if format is None else CHECKS[format](encoding=self._encoding())
+            self._check = _Unchecked() if format is None else _CHECKS[format](encoding=self._encoding())
         self._check.feed(data)
 
     def finish(self) -> Findings:
@@ -233,6 +257,18 @@ def _rest_of(partial: Partial | None) -> Mapping[str, str]:
     if partial is None:
         return {}
     return {"Range": f"bytes={partial.offset - OVERLAP}-", "If-Range": partial.validator}
+
+
+def _rest(partial: Partial | None, download: Download) -> int | None:
+    """
+    Give the bytes of the whole, where an answer is the rest of the very version that was begun; else None.
+
+    A server that knows Range and not If-Range sends the rest of whatever is there now (RFC 9110, 15.3.7.3).
+    """
+    came = _CONTENT_RANGE.fullmatch(download.headers.get("Content-Range", "").strip())
+    if partial is None or came is None or download.headers.get("ETag") != partial.validator:
+        return None
+    return int(came[2]) if int(came[1]) == partial.offset - OVERLAP else None
 
 
 def _can_be_continued(download: Download, destination: Destination) -> bool:

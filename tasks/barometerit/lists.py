@@ -37,10 +37,13 @@ async def entities(run: Run, barometerit: Barometerit, data: models.EntityList) 
     return with_warnings(result, pages.warnings)
 
 
-async def paged(run: Run, data: models.Paged, ask: Ask, read: Read) -> Result:
+async def paged(run: Run, data: models.Paged, ask: Ask, read: Read, *, by_bn: bool = True) -> Result:
     """List page after page, to the end or the limit."""
     destination = await _destination(run, data)
-    return await run.rows(Pages(ask, read, size=_size(data)).rows(run), destination=destination, limit=data.limit)
+    pages = Pages(ask, read, size=_size(data), by_bn=by_bn)
+    rows = pages.rows(run)
+    result = await run.rows(rows, destination=destination, limit=data.limit, complete=lambda: pages.complete)
+    return with_warnings(result, pages.warnings)
 
 
 async def whole(run: Run, data: models.Listing, look: Callable[[], Awaitable[list[Object]]], **ids: str) -> Result:

@@ -90,25 +90,34 @@ class UpdateMany:
         self.accepted = True
         done = Batch(proposed=list(written.proposed))
         # The BNs of proposed changes may be those of the proposals or of the entities: no page says which.
-        for outcome, told in (("proposed", written.proposed), ("saved", written.saved)):
+        # What is in both lists waits: saved is only what waits for nobody.
+        for outcome, told in (("saved", written.saved), ("proposed", written.proposed)):
             done.outcomes |= {bn: outcome for bn in bns if bn in told}
         left = [bn for bn in bns if bn not in done.outcomes]
         if left and len(set(written.proposed).difference(bns)) == len(left):
             done.outcomes |= dict.fromkeys(left, "proposed")
         else:
             for bn in left:
-                done.outcomes[bn] = await self._outcome(bn, written.proposed)
+                await self._look(bn, done)
         return done
 
-    async def _outcome(self, bn: str, proposed: Sequence[str]) -> str:
+    async def _look(self, bn: str, done: Batch) -> None:
         """Look what became of an entity that the answer does not tell of."""
-        if proposed and any(one in proposed for one in await proposals_of(self.barometerit, bn)):
-            return "proposed"
+        waiting = await proposals_of(self.barometerit, bn) if done.proposed else None
+        if waiting and not set(waiting).isdisjoint(done.proposed):
+            done.outcomes[bn] = "proposed"
+            return
         try:
             entity = await self.barometerit.read_entity(bn)
         except NotFound:
-            return "missing"
-        return "saved" if all(shows(entity.get(name), value) for name, value in self.changes.items()) else "not_saved"
+            done.outcomes[bn] = "missing"
+            return
+        if all(shows(entity.get(name), value) for name, value in self.changes.items()):
+            done.outcomes[bn] = "saved"
+            return
+        waiting = await proposals_of(self.barometerit, bn) if waiting is None else waiting
+        done.outcomes[bn] = "proposed" if waiting else "not_saved"
+        done.proposed += [one for one in waiting if one not in done.proposed]
 
 
 def _told(done: Batch, count: int) -> Result:

@@ -2,7 +2,8 @@
 Lists to their end: page after page by `first` and `count`, what comes twice dropped, the number checked.
 
 No page names the default or the largest `count` (BIT-ENT), so a page shorter than asked may be the vendor's limit and
-not the end: the end is an empty page, one that brings nothing new, or the number that the vendor tells.
+not the end: the end is an empty page, one that brings nothing new, or a short one that reaches just the number that the
+vendor tells. A full page is never taken for the last: a number that is too small would end the list early, unseen.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class Pages:
     """
     The rows of a list, each once; `complete` and `warnings` say afterwards whether they were all.
 
-    `filtered`: the vendor counts what there is without filters, so fewer rows are as they should be.
+    `filtered`: the vendor counts what there is without filters, so fewer rows are as they should be. `by_bn`: a row's
+    `bn` is its own, by which it is known when it comes again; else all that it says.
     """
 
-    def __init__(self, ask: Ask, read: Read, *, size: int, filtered: bool = True) -> None:
+    def __init__(self, ask: Ask, read: Read, *, size: int, filtered: bool = True, by_bn: bool = True) -> None:
         self.cursor: int | None = 0
         self.complete = True
         self.warnings: list[str] = []
@@ -41,6 +43,7 @@ class Pages:
         self._read = read
         self._size = size
         self._filtered = filtered
+        self._by_bn = by_bn
         self._seen: set[int] = set()
 
     async def rows(self, run: Run, name: str = "list") -> AsyncGenerator[Object, None]:
@@ -60,13 +63,17 @@ class Pages:
         after = (self.cursor or 0) + len(page.rows)
         fresh = []
         for row in page.rows:
-            mark = hash(_identity(row))
+            mark = hash(self._identity(row))
             if mark not in self._seen:
                 self._seen.add(mark)
                 fresh.append(row)
-        told = None if self._filtered else page.unfiltered
-        self.cursor = after if fresh and (told is None or after < told) else None
+        reached = not self._filtered and after == page.unfiltered and len(page.rows) < self._size
+        again = self.cursor or 0
+        self.cursor = after if fresh and not reached else None
         if self.cursor is None:
+            # The first page a second time, of another size than asked: all there is, from who knows no pages.
+            if page.rows and not fresh and not (again == len(page.rows) != self._size):
+                self._warn("barometerIT gives a page that came before where the next one was asked for: not all came.")
             self._check(page.unfiltered)
         return fresh
 
@@ -74,14 +81,16 @@ class Pages:
         rows = len(self._seen)
         if unfiltered is None or rows == unfiltered or (self._filtered and rows < unfiltered):
             return
-        self.complete = rows >= unfiltered
-        self.warnings.append(
+        self._warn(
             f"barometerIT counts {unfiltered} without filters and lists {rows}: "
-            "the list changed meanwhile, or not all came."
+            "the list changed meanwhile, or not all came.",
+            complete=rows >= unfiltered,
         )
 
+    def _warn(self, warning: str, *, complete: bool = False) -> None:
+        self.complete &= complete
+        self.warnings.append(warning)
 
-def _identity(row: Object) -> str:
-    """Give what a row is known by: its BN, else all that it says."""
-    bn = row.get("bn")
-    return bn if isinstance(bn, str) and bn else json.dumps(row, sort_keys=True)
+    def _identity(self, row: Object) -> str:
+        bn = row.get("bn")
+        return bn if self._by_bn and isinstance(bn, str) and bn else json.dumps(row, sort_keys=True)

@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tasks.barometerit import documents
 from tasks.barometerit.downloads import Fetch
-from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound
+from worker.errors import (
+    Conflict,
+    ContractBroken,
+    Forbidden,
+    Invalid,
+    NotFound,
+    RelayError,
+    TransportError,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit
@@ -21,13 +31,13 @@ async def save(run: Run, barometerit: Barometerit, wanted: Saving, asset: Asset,
     place = run.artifacts.check(await run.destination(wanted.destination, **ids))
     result: dict[str, Any] = dict(await run.step("saved", Fetch(run, barometerit, asset, place, wanted).saved))
     if wanted.delete_asset:
-        warning = await run.step("asset_removed", partial(_removed, barometerit, asset.bn))
+        warning = await run.step("asset_removed", partial(_removed, run, barometerit, asset.bn))
         result |= {"asset_deleted": warning is None, **({"warnings": [warning]} if warning else {})}
     return result
 
 
-async def _removed(barometerit: Barometerit, asset_bn: str) -> str | None:
-    """Remove a snapshot by reading it once more, to its end; gives a warning where barometerIT refuses."""
+async def _removed(run: Run, barometerit: Barometerit, asset_bn: str) -> str | None:
+    """Remove a snapshot by reading it once more, to its end; gives a warning where that can't be done."""
     try:
         async with barometerit.download(asset_bn, delete=True) as download:
             async for _ in download.chunks():
@@ -35,8 +45,23 @@ async def _removed(barometerit: Barometerit, asset_bn: str) -> str | None:
     except NotFound:
         return None
     except (Invalid, Forbidden, Conflict, ContractBroken) as error:
-        return f"The snapshot {asset_bn} is saved and could not be removed: {error.message}"
-    return None
+        why = error.message
+    except (Unavailable, TransportError) as error:
+        if getattr(error, "after", None) is not None or not run.last_attempt:
+            raise
+        why = error.message
+    else:
+        return None
+    return f"The snapshot {asset_bn} is saved and could not be removed: {why}"
+
+
+async def uploaded(run: Run, barometerit: Barometerit, name: str, saved: str) -> dict[str, Any]:
+    """Make a document of a saved file; an error says that the file is there."""
+    try:
+        return await documents.upload(run, barometerit, name, run.artifacts.check(saved))
+    except RelayError as error:
+        error.message = f"{error.message} The report is saved at {saved}; what failed is its upload."
+        raise
 
 
 def check_names(run: Run, *templates: str | None, **ids: str) -> None:

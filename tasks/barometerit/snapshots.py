@@ -35,13 +35,18 @@ TURN_MOST: Final = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A snapshot of a report: when it was asked for (aware), and until when it may be unfinished."""
+    """
+    A snapshot of a report: when it was asked for (aware), and until when it may be unfinished.
+
+    `format` is the one that was asked for, `told` the one that barometerIT named.
+    """
 
     bn: str
     format: Format | None
     since: datetime
     until: datetime
     report_bn: str | None = None
+    told: str | None = None
 
     def unfinished(self, now: datetime, error: RelayError) -> RelayError:
         """Give what to raise where the snapshot is not there: `Busy` until its time is up."""
@@ -83,10 +88,11 @@ async def generate(run: Run, barometerit: Barometerit, report_bn: str, format: F
     since = datetime.fromisoformat(made["since"])
     return Asset(
         bn=made["asset_bn"],
-        format=made["format"] if made["format"] in get_args(Format) else None,
+        format=format,
         since=since,
         until=since + patience,
         report_bn=report_bn,
+        told=made["format"] if made["format"] in get_args(Format) else None,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import NotFound
+from worker.errors import Forbidden, Invalid, NotFound
 from worker.natural_key import delete_once, same
 
 if TYPE_CHECKING:
@@ -36,11 +36,14 @@ async def outcome(
     """
     Give `bn`, `saved` and `proposed` of a write to one object.
 
-    `seen` is asked only where the answer does not tell. What neither shows nor waits as a proposal is a warning.
+    `seen` is asked where the answer does not tell of this very object. An object in the answer may be but an echo of
+    the request: it is believed only where nothing waits as a proposal. What neither shows nor waits is a warning.
     """
-    if written.told:
+    if written.proposed or bn in written.saved:
         return told(bn, written)
-    shown = written.object if written.object is not None and written.object.keys() >= asked.keys() else await seen()
+    shown: Mapping[str, Any] | None = written.object
+    if proposable or shown is None or not shown.keys() >= asked.keys():
+        shown = await seen()
     left = sorted(name for name, value in asked.items() if not shows(shown.get(name), value))
     if not left:
         return {"bn": bn, "saved": [bn], "proposed": []}
@@ -108,8 +111,11 @@ async def associated(barometerit: Barometerit, source_bn: str, written: Written)
 
 
 async def proposals_of(barometerit: Barometerit, bn: str) -> list[str]:
-    """Give the BNs of the changes of an entity that wait for somebody to decide."""
-    answer = await barometerit.ask_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
+    """Give the BNs of the changes of an entity that wait for somebody to decide; none where they can't be listed."""
+    try:
+        answer = await barometerit.ask_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
+    except (NotFound, Forbidden, Invalid):
+        return []
     page = barometerit.read_proposals(answer.body)
     return [str(one["bn"]) for one in page.rows if one.get("bn") and not one.get("processed_by_bn")]
 

@@ -83,10 +83,9 @@ class Tenant:
         connection = Connection(
             name="bench",
             system=VENDOR,
-            base_url=self.sandbox.base_url(VENDOR),
             username="svc-relay",
             password=SecretStr("sandbox-password"),
-            **more,
+            **{"base_url": self.sandbox.base_url(VENDOR), **more},
         )
         self.bench.connection = connection
         self.bench.make_gateway = lambda: Recording(Gateway(self.wire, connection), self.exchanges)

@@ -89,6 +89,18 @@ async def test_what_changed_while_an_export_ran_is_not_lost(calendar: Calendar) 
     assert first != late
 
 
+async def test_what_does_not_say_when_it_changed_comes_every_time(calendar: Calendar) -> None:
+    """Without lastUpdateDate nobody can tell whether it changed since: rather twice than never."""
+    bn = calendar.tenant.put(entityDiscriminator="SYS", name="undated")
+    undated = [{"bn": bn, "name": "undated"}]
+    body = json.dumps({"first": 0, "count": 1, "unfilterdCount": 1, "entities": undated})
+    calendar.tenant.sandbox.faults.add("status", operation="entity.list", status=200, body=body)
+
+    for _ in range(2):
+        assert (await calendar.export())["bns"] == [bn]
+        calendar.tomorrow()
+
+
 async def test_a_repeated_run_writes_the_same_changes_again(calendar: Calendar) -> None:
     """Killed after the file and before its outcome: the redelivery writes that file again, not an empty one."""
     first = await calendar.make("A")

@@ -120,6 +120,18 @@ async def test_match_on_that_fits_several_is_a_conflict(tenant: Tenant) -> None:
         await tenant.do(CREATE, {**NEW, "match_on": ["name"]})
 
 
+async def test_what_was_made_and_cannot_be_read_is_made(tenant: Tenant) -> None:
+    """The path of reading is assumed: where it is another, the new entity's BN comes with a warning, not a failure."""
+    tenant.configure(create_answer="bn")
+    tenant.sandbox.faults.add("status", operation="entity.read", status=404)
+
+    made = await tenant.do("entity.create", {"type": "SYS", "properties": {"name": "New"}})
+
+    assert tenant.entity(made["bn"])["name"] == "New"
+    assert made["saved"] == [made["bn"]]
+    assert "could not be read" in made["warnings"][0]
+
+
 async def test_a_fieldset_without_type_cannot_be_looked_for(tenant: Tenant) -> None:
     """Fieldsets are listed by type only: interrupted, its outcome is unknown."""
     tenant.sandbox.faults.add("reset", operation="fieldset.create", after_effect=True, times=1)

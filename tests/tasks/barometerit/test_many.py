@@ -2,7 +2,9 @@
 
 import pytest
 
+import tasks.barometerit.tasks
 from tests.tasks.barometerit.conftest import Tenant
+from tests.tasks.bench import Bench, answer
 from worker.errors import Invalid
 from worker.run import Postpone
 
@@ -28,6 +30,33 @@ async def test_each_bn_has_its_outcome(tenant: Tenant) -> None:
     assert result["outcomes"] == outcomes
     assert result["warnings"] == ["1 of 8 entities were not written."]
     assert {tenant.entity(bn)["description"] for bn in saved} == {"x"}
+
+
+async def test_what_is_in_both_lists_waits() -> None:
+    """Saved in part and proposed in part is proposed: never a silent success."""
+    bench = Bench(tasks.barometerit.tasks)
+    bench.wire = lambda request: answer({"successfulBns": ["A", "B"], "proposedChangeBns": ["B"]})
+
+    result = await bench.do(f"barometerit.{MANY}", {"bns": ["A", "B"], "properties": {"description": "x"}})
+
+    assert result["outcomes"] == {"A": "saved", "B": "proposed"}
+    assert (result["saved"], result["proposed"]) == (["A"], ["B"])
+
+
+async def test_what_the_answer_is_silent_about_may_wait() -> None:
+    """An answer without lists: what does not show is looked for among the proposals before it counts as lost."""
+    bench = Bench(tasks.barometerit.tasks)
+    waiting = {"A": [{"bn": "P", "entityBn": "A"}], "B": []}
+    bench.wire = lambda request: answer(
+        waiting[str(request.query["entityBn"])]
+        if request.path == "/proposals"
+        else {"bn": request.path, "description": "old"}
+    )
+
+    result = await bench.do(f"barometerit.{MANY}", {"bns": ["A", "B"], "properties": {"description": "x"}})
+
+    assert result["outcomes"] == {"A": "proposed", "B": "not_saved"}
+    assert result["proposed"] == ["P"]
 
 
 async def test_other_fields_stay(tenant: Tenant) -> None:

@@ -142,14 +142,36 @@ async def test_an_answer_that_does_not_tell_is_read_back(bench: Bench, said: Any
         assert warned == (expected == ([], []))
 
 
-async def test_an_answer_that_is_the_entity_is_looked_at(bench: Bench) -> None:
-    """The entity as it is then tells without another request."""
-    bench.wire = Odd({"bn": BN, "name": "A", "description": "x", "lifecycleState": {"bn": "0" * 12, "name": "In Use"}})
+async def test_an_echo_of_the_request_is_not_believed(bench: Bench) -> None:
+    """An answer that is the entity may be what was sent, while the change waits as a proposal: it is read back."""
+    echo = {"bn": BN, "name": "A", "description": "x", "lifecycleState": {"bn": "0" * 12, "name": "In Use"}}
+    bench.wire = Odd(echo, saves=False, proposes=True)
 
     result = await bench.do("barometerit.entity.update", ASKED)
 
-    assert result["saved"] == [BN]
-    assert bench.paths() == [f"GET /entities/{BN}", f"PUT /entities/{BN}"]
+    assert (result["saved"], result["proposed"]) == ([], [PROPOSAL])
+
+
+async def test_saved_is_only_what_tells_of_this_entity(bench: Bench) -> None:
+    """Another's BN among the saved ones proves nothing; BNs may stand in objects."""
+    bench.wire = Odd({"successfulBns": ["041800000777"], "proposedChangeBns": []}, saves=False)
+    result = await bench.do("barometerit.entity.update", ASKED)
+    assert (result["saved"], result["proposed"]) == ([], [])
+    assert "description" in result["warnings"][0]
+
+    bench.wire = Odd({"successfulBns": [{"bn": BN}], "proposedChangeBns": []})
+    assert (await bench.do("barometerit.entity.update", ASKED))["saved"] == [BN]
+
+
+async def test_proposals_that_cannot_be_listed_leave_a_warning(bench: Bench) -> None:
+    """The write was accepted: what is not known of it is told, and is no failure of it."""
+    odd = Odd({}, saves=False)
+    bench.wire = lambda request: answer({}, 403) if request.path == "/proposals" else odd(request)
+
+    result = await bench.do("barometerit.entity.update", ASKED)
+
+    assert (result["saved"], result["proposed"]) == ([], [])
+    assert result["warnings"]
 
 
 async def test_associations_that_nobody_tells_of_are_a_warning(bench: Bench) -> None:
