@@ -241,6 +241,8 @@ class Host:
         for task in self._rhythm:
             task.cancel()
         await asyncio.gather(*self._rhythm, return_exceptions=True)
+        with contextlib.suppress(StoreAway):
+            await self.engine.ledger.leave()
         await self.endpoints.stop()
         await self.wire.close()
         await asyncio.to_thread(self.publisher.stop)

@@ -314,16 +314,17 @@ class Gate:
 
     def park(self, now: float, count: int, *, hold: Hold, wait: float, limits: Limits) -> list[float]:
         """Give `count` commands their own time to come back, in seconds from now, none before `wait`."""
-        rate = self.points.rate(now) if hold is Hold.POINTS and self.points is not None else self.returns.rate
-        if not rate:
-            rate = FAST * limits.in_flight
-        if limits.gap:
-            rate = min(rate, 1.0 / limits.gap)
-        return self.returns.book(now, count, wait=wait, rate=rate)
+        told = self.points.rate(now) if hold is Hold.POINTS and self.points is not None else 0.0
+        rate = told or self.returns.rate or FAST * limits.in_flight
+        most = 1.0 / limits.gap if limits.gap else math.inf
+        return self.returns.book(now, count, wait=wait, rate=rate, most=most, sure=told > 0)
 
-    def count(self, now: float, started: int) -> None:
+    def count(self, now: float, started: int, connection: str, limits: Limits) -> None:
         """Count requests that were started, to know how fast the fleet goes."""
-        self.returns.count(now, started, steady=self.phase(now) is Phase.OPEN)
+        slots = self.slots.get(connection)
+        full = slots is not None and sum(share.demand for share in slots.shares.values()) >= limits.in_flight
+        full = full or any(each.lacking for each in self.slots.values())
+        self.returns.count(now, started, steady=self.phase(now) is Phase.OPEN, full=full)
 
     def observe(self, seen: Remaining) -> None:
         """Take in the points that an answer says are left."""

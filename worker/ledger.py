@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
@@ -36,8 +36,14 @@ __all__ = ["Claim", "ClaimLost", "Elsewhere", "Finished", "Key", "Ledger", "Mism
 
 BORN: Final = "planrelay:ledger:born"
 
+ALIVE: Final = "planrelay:ledger:alive"
+"""Sorted set: each worker, by the end of its lease. Who is past it has died; who stops in order is taken out."""
+
+REMEMBERED: Final = timedelta(hours=1)
+"""How long a worker's death is remembered."""
+
 SUSPECT: Final = 2
-"""Lost runs after which a command may be what ends its workers. It is told apart from those that were only near it."""
+"""Lost runs that count from which a command may be what ends its workers: it runs apart from other such commands."""
 
 KEPT: Final = timedelta(days=7)
 """How long the ledger remembers a command after its last change."""
@@ -61,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Leave to run the command now. `lost` counts earlier runs that ended without an outcome."""
+    """Leave to run the command now. `lost`: runs that ended with their worker, as far as they count against it."""
 
     lost: int
     run: int
@@ -69,7 +75,7 @@ class Claim:
     intents: Mapping[str, timedelta] = field(default_factory=dict)
     """Requests that may have taken effect, each with its age."""
     late: bool = False
-    """Whether the run counts as begun only once `begin` says so."""
+    """Whether the run waits before it can do anything: it may have ended its worker only once `begin` has been told."""
     new: bool = False
     """Whether the ledger knew nothing of the command."""
     ledger_age: timedelta = timedelta.max
@@ -106,40 +112,56 @@ class Mismatch:
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
+# What a lost run counts: docs/decisions.md, "What ends a worker". `begun`: 0 it stands at the gate, 1 it may be what
+# ends its worker, 2 it waits for its turn alone.
 _CLAIM = Script.of(
     _NOW
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local old = redis.call('HMGET', KEYS[1],
-  'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told', 'reply', 'begun', 'missed')
-local state, lost, missed, run = old[1], 0, 0, tonumber(ARGV[12])
+local waits, suspect = ARGV[13] == '1', tonumber(ARGV[14])
+local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told',
+  'reply', 'begun', 'missed', 'holders', 'since')
+local state, run = old[1], tonumber(ARGV[12])
+local lost, missed, holders, since, blame = 0, 0, ' ', now, 0
 local born = redis.call('GET', KEYS[3])
 if not born then born = now redis.call('SET', KEYS[3], now) end
 if state then
   if old[6] ~= data then return {'mismatch'} end
   if state == 'done' or state == 'dead' then return {state, old[7], old[9] or ''} end
   if gen < tonumber(old[4]) then return {'stale', old[10] or ''} end
+  run = tonumber(old[8])
+  lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
+  if lost + missed > 0 then holders, since = old[13] or ' ', tonumber(old[14] or now) end
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
     if left > 0 then return {'elsewhere', left} end
-    lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
-    if old[11] == '0' then missed = missed + 1 else lost = lost + 1 end
+    if lost + missed == 0 then since = tonumber(old[3]) end
+    if old[11] == '0' then missed = missed + 1 elseif old[11] == '1' then lost = lost + 1 end
+    holders = holders .. old[2] .. ' '
   end
-  run = tonumber(old[8])
 end
-local late = lost >= tonumber(ARGV[13]) and missed < 3
+local count = lost + missed
+if count > 0 then
+  local excuses = 0
+  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], since, now)) do
+    if not string.find(holders, ' ' .. dead .. ' ', 1, true) then excuses = excuses + 1 end
+  end
+  blame = math.max(count - 2 * excuses, math.floor(count / 3))
+end
+local begun = 1
+if blame >= suspect then begun = 2 elseif waits then begun = 0 end
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'begun', late and 0 or 1, 'missed', missed, 'changed', now)
+  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'since', since, 'changed', now)
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
-  for i = 14, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  for i = 15, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
   redis.call('SADD', KEYS[2], KEYS[1])
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
-local answer = {'run', lost, run, now, state and 0 or 1, now - born, late and 1 or 0}
-if state or #ARGV > 13 then
+local answer = {'run', blame, run, now, state and 0 or 1, now - born, begun == 0 and 1 or 0}
+if state or #ARGV > 14 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
     local kind = string.sub(all[i], 1, 2)
@@ -150,11 +172,15 @@ return answer
 """
 )
 
+# Each worker's name, with the end of its lease: who is past that, and did not take leave, has died.
 _RENEW = Script.of(
     _NOW
     + """
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
 local gone = {}
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS - 1 do
+  local key = KEYS[i + 1]
   local held = redis.call('HMGET', key, 'state', 'owner')
   if held[1] == 'running' and held[2] == ARGV[1] then
     redis.call('HSET', key, 'lease', now + tonumber(ARGV[2]))
@@ -167,6 +193,8 @@ end
 return gone
 """
 )
+
+_LEAVE = Script.of("return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 # A field of the run: written only by the worker that holds the claim. -1: the ledger knows nothing of the command.
 WRITE = Script.of(
@@ -209,8 +237,10 @@ local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if not held[1] then return -1 end
 if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'gen', ARGV[3], 'attempts', ARGV[4], 'deferrals', ARGV[5],
-  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'lost', 0, 'missed', 0, 'changed', now)
+  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'changed', now)
 redis.call('HDEL', KEYS[1], 'owner', 'lease')
+if ARGV[10] ~= 'held' then redis.call('HSET', KEYS[1], 'missed', 0) end
+if ARGV[10] == 'sent' then redis.call('HSET', KEYS[1], 'lost', 0) end
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 return 1
 """
@@ -228,8 +258,8 @@ if not state then return 0 end
 if old[3] ~= ARGV[1] then return -1 end
 if state == 'done' or (state == 'running' and tonumber(old[4]) > now) then return run end
 if state == 'dead' then run = run + 1 end
-redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'attempts', 0, 'deferrals', 0,
-  'received', now, 'changed', now)
+redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'missed', 0,
+  'attempts', 0, 'deferrals', 0, 'received', now, 'changed', now)
 redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason', 'owner', 'lease')
 return run
 """
@@ -292,7 +322,7 @@ class Ledger:
         Take the command for this worker, or say why not.
 
         `run` and `notes` (what an earlier run had written down) count only where the ledger knows nothing. `waits`: the
-        run will stand in line before it does anything, and does not count as lost if its worker dies meanwhile.
+        run will stand at the gate before it sends anything.
         """
         claim = [
             self.owner,
@@ -307,7 +337,8 @@ class Ledger:
             received_ms,
             reply,
             run,
-            0 if waits else SUSPECT,
+            int(waits),
+            SUSPECT,
         ]
         answer = await self._claim(key, claim, notes or {})
         match answer[0]:
@@ -326,14 +357,18 @@ class Ledger:
 
     async def _claim(self, key: Key, claim: list[Any], notes: Mapping[str, str]) -> list[Any]:
         written = [part for pair in notes.items() for part in pair]
-        answer: list[Any] = await self._store.call(_CLAIM, [_command(key.digest), _ids(key.id), BORN], claim + written)
+        answer: list[Any] = await self._store.call(
+            _CLAIM, [_command(key.digest), _ids(key.id), BORN, ALIVE], claim + written
+        )
         return answer
 
     async def renew(self, digests: Sequence[str]) -> list[str]:
-        """Lengthen the leases of these commands; gives those that are no longer this worker's."""
-        if not digests:
-            return []
-        answer = await self._store.call(_RENEW, [_command(d) for d in digests], [self.owner, milliseconds(self.lease)])
+        """Lengthen this worker's lease and those of these commands; gives those that are no longer this worker's."""
+        answer = await self._store.call(
+            _RENEW,
+            [ALIVE, *map(_command, digests)],
+            [self.owner, milliseconds(self.lease), milliseconds(REMEMBERED)],
+        )
         gone = [digests[i - 1] for i in answer if i > 0]
         for digest in (digests[-i - 1] for i in answer if i < 0):
             try:
@@ -341,6 +376,10 @@ class Ledger:
             except ClaimLost:
                 gone.append(digest)
         return gone
+
+    async def leave(self) -> None:
+        """Take leave: a worker that ends in order has not died."""
+        await self._store.call(_LEAVE, [ALIVE], [self.owner])
 
     async def _restore(self, digest: str) -> None:
         """The store was emptied: write down again what is claimed here; raises `ClaimLost` if another was faster."""
@@ -362,7 +401,7 @@ class Ledger:
         self._held.pop(digest, None)
 
     async def begin(self, digest: str) -> None:
-        """Say that a late run begins now: from here on it counts as lost with its worker."""
+        """Say that a run that waited begins now: from here on it may be what ends its worker."""
         if not await self._insist(WRITE, digest, [self.owner, "begun", "1"]):
             raise ClaimLost(digest)
 
@@ -427,14 +466,20 @@ class Ledger:
         generation: int,
         attempts: int,
         deferrals: int,
-        until_ms: int,
+        until_ms: int | None,
         reason: str,
         error: str,
-        queued: bool = False,
+        lived: Literal["sent", "ran", "held"] = "sent",
     ) -> bool:
-        """Say that a newer copy waits in the broker; False where another worker has taken over meanwhile."""
-        state = "queued" if queued else "parked"
-        args = [self.owner, state, generation, attempts, deferrals, until_ms, reason, error, self._ttl]
+        """
+        Say that a newer copy waits in the broker; False where another worker has taken over meanwhile.
+
+        It waits until `until_ms`, None: it is in its queue.
+        `lived` is what the run did without ending its worker: it sent requests, it only came as far as the gate, or it
+        did nothing. Lost runs before it are forgiven so far.
+        """
+        state = "queued" if until_ms is None else "parked"
+        args = [self.owner, state, generation, attempts, deferrals, until_ms or 0, reason, error, self._ttl, lived]
         try:
             return bool(await self._insist(PARK, digest, args))
         except ClaimLost:

@@ -6,6 +6,7 @@ Pure: times are seconds on one clock (the state store's) and come in as argument
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +19,13 @@ PAGES: Final = 120
 HASTE: Final = 1.5
 """How much faster than the fleet sends commands come back: one that comes too early is parked again, one that comes too
 late leaves the vendor idle."""
+
+SOON: Final = 30.0
+"""Seconds within which all that are parked come back, where how fast the fleet goes is a guess from the past: a vendor
+that was slow a moment ago may be quick again, and must not be left idle while its commands wait."""
+
+LOOKS: Final = 100.0
+"""Commands a second that come back for that reason, at most."""
 
 MEASURED: Final = 1.0
 """Seconds over which requests are counted."""
@@ -33,12 +41,21 @@ class Returns:
     booked: dict[int, int] = field(default_factory=dict)
     """How many commands come back in each page of time."""
     rate: float = 0.0
-    """Requests a second that the fleet starts while nothing holds it up but its own limits; 0: not known."""
+    """Requests a second that the fleet starts while it does all that its limits allow; 0: not known."""
     counted: int = 0
     counted_since: float = 0.0
 
-    def book(self, now: float, count: int, *, wait: float, rate: float) -> list[float]:
-        """Give `count` times to come back, in seconds from now, none before `wait`, somewhat faster than `rate`."""
+    def book(
+        self, now: float, count: int, *, wait: float, rate: float, most: float = math.inf, sure: bool = False
+    ) -> list[float]:
+        """
+        Give `count` times to come back, in seconds from now, none before `wait`, somewhat faster than `rate`.
+
+        Where that is not `sure`, sooner: to see whether more can be done by now. `most` is what is allowed a second.
+        """
+        rate = HASTE * min(rate, most)
+        if not sure:
+            rate = max(rate, min((self.ahead(now) + count) / SOON, LOOKS, HASTE * most))
         earliest = now + wait
         first = int(earliest / PAGE)
         self.booked = {page: booked for page, booked in self.booked.items() if (page + 1) * PAGE > now}
@@ -60,8 +77,11 @@ class Returns:
         """Give how many are still to come; those of the present page are back, or nearly."""
         return sum(booked for page, booked in self.booked.items() if page * PAGE > now)
 
-    def count(self, now: float, started: int, *, steady: bool) -> None:
-        """Count requests; `steady`: nothing holds the fleet up but its own limits."""
+    def count(self, now: float, started: int, *, steady: bool, full: bool) -> None:
+        """Count requests; `steady`: nothing holds the fleet up but its own limits; `full`: those do."""
+        if steady and not full:  # it could do more, and nobody knows how much
+            self.rate, self.counted, self.counted_since = 0.0, 0, now
+            return
         self.counted += started
         spent = now - self.counted_since
         if spent < MEASURED:
@@ -96,4 +116,4 @@ def _span(page: int, earliest: float) -> float:
 
 def _room(page: int, earliest: float, rate: float) -> int:
     """Give how many may come back in a page."""
-    return max(int(HASTE * rate * _span(page, earliest)), 1)
+    return max(int(rate * _span(page, earliest)), 1)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import structlog
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("planrelay.command")
 
 LOST_RUNS: Final = 4
-"""Runs without an outcome before a command is taken for a worker killer: the fifth delivery ends it."""
+"""Runs that ended with their worker before a command is taken for what ends it: the fifth delivery is told so."""
 
 SHORT_WAIT: Final = timedelta(seconds=1.5)
 """A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
@@ -375,16 +375,15 @@ class Engine:
         """
         Let a command that was lost with its workers run when no other such command does.
 
-        The one that ends its worker so ends it alone; those that only ran beside it get through, and are not counted
-        as lost again while they wait.
+        The one that ends its worker so ends it alone; those that only ran beside it get through, and their wait counts
+        neither for them nor against them.
         """
         if claim is None or claim.lost < SUSPECT:
             yield
             return
         async with self.suspects.turn(job.ticket.connection.name):
             log.warning("command.suspect", lost=claim.lost)
-            if claim.late and not self._in_line(job.ticket):
-                await self._begin(job.ticket)
+            await self._begin(job.ticket)
             yield
 
     async def _begin(self, ticket: Ticket) -> None:
@@ -429,8 +428,8 @@ class Engine:
             )
         except StoreAway as away:
             log.warning("ledger.away", reason=str(away))
-            if ticket.delivery.deliveries >= LOST_RUNS:
-                return await self._discard(job, WorkerLost(), attempt=journey.attempt, started=journey.started)
+            if ticket.delivery.deliveries >= LOST_RUNS:  # whether it ran each time, only the ledger can tell
+                raise Postpone(STORE_PATIENCE, "store_away") from None
             return None
         match claim:
             case Claim():
@@ -632,10 +631,10 @@ class Engine:
                     generation=copy.journey.generation,
                     attempts=copy.journey.attempt,
                     deferrals=copy.journey.deferrals,
-                    until_ms=round(until.timestamp() * 1000),
+                    until_ms=round(until.timestamp() * 1000) if wait > timedelta(0) else None,
                     reason=reason,
                     error=said[:500],
-                    queued=wait <= timedelta(0),
+                    lived=_lived(job),
                 )
         log.info(_PARKED[ending], reason=reason, wait_s=round(wait.total_seconds(), 3), error=said or None)
         self._count(ticket, ending.value)
@@ -790,9 +789,8 @@ class Engine:
     # The process's own rhythm.
 
     async def keep_claims(self) -> None:
-        """Renew the leases of what runs here, for ever; a claim that was lost ends its run."""
+        """Renew the leases of this worker and of what runs here, for ever; a claim that was lost ends its run."""
         while True:
-            await asyncio.sleep(self.settings.worker.lease.total_seconds() / 3)
             claimed = [digest for digest, job in self.jobs.items() if job.claimed]
             holds = [(name, token) for job in self.jobs.values() for name, token in job.holds.items()]
             try:
@@ -803,6 +801,7 @@ class Engine:
                     await self.ledger.hold(name, token, self.ledger.lease)
             except StoreAway as away:
                 log.warning("ledger.away", reason=str(away), claims=len(claimed))
+            await asyncio.sleep(self.settings.worker.lease.total_seconds() / 3)
 
     async def drain(self, patience: timedelta) -> None:
         """Let what runs finish; what is not done by then goes back to the broker, whole and unharmed."""
@@ -872,6 +871,13 @@ def _moved(ticket: Ticket, **changes: Any) -> Ticket:
 
 async def _void(work: Awaitable[object]) -> None:
     await work
+
+
+def _lived(job: _Job) -> Literal["sent", "ran", "held"]:
+    """Say what a run did that its worker outlived."""
+    if job.gateway is None:
+        return "held"
+    return "sent" if job.gateway.tally.http_requests else "ran"
 
 
 def _reply(delivery: Delivery) -> str:

@@ -47,7 +47,7 @@ def decide_request(gate: Gate, now: float, worker: str, request: Request, *, alo
     """Ask the gate for a line, and park the waiters that would wait longer than they have patience."""
     ask, name = request.ask, request.line.connection.name
     gate.give_back(now, request.unused)
-    gate.count(now, request.begun)
+    gate.count(now, request.begun, name, request.limits)
     grant = gate.ask(now, worker, name, ask, request.limits, alone=alone)
     if grant.hold is None:
         return Reply(grant, [])

@@ -50,9 +50,9 @@ def test_a_return_is_never_early_and_never_beyond_the_book(now: float, parties: 
 def test_the_rate_is_what_the_fleet_lately_did() -> None:
     """Requests are counted over a second or so, while nothing holds the fleet up."""
     returns = Returns()
-    returns.count(0.0, 0, steady=True)
+    returns.count(0.0, 0, steady=True, full=True)
     for step in range(1, 40):
-        returns.count(100 + step * 0.25, 10, steady=True)
+        returns.count(100 + step * 0.25, 10, steady=True, full=True)
 
     assert 35 <= returns.rate <= 45
 
@@ -60,6 +60,6 @@ def test_the_rate_is_what_the_fleet_lately_did() -> None:
 def test_a_time_at_a_closed_gate_tells_nothing_of_the_rate() -> None:
     """What was counted while the gate was closed does not lower the rate."""
     returns = Returns(rate=40.0, counted_since=100.0)
-    returns.count(102.0, 0, steady=False)
+    returns.count(102.0, 0, steady=False, full=False)
 
     assert returns.rate == 40.0
