@@ -63,7 +63,7 @@ async def test_a_vendor_that_was_slow_for_a_while_is_not_left_idle() -> None:
 
 @in_virtual_time
 async def test_a_vendor_that_stays_slow_is_not_asked_in_vain_all_the_time() -> None:
-    """Five hundred commands wait for a vendor that serves eight in ten seconds: each looks two or three times a minute."""
+    """Five hundred wait for a vendor that serves eight in ten seconds: each looks two or three times a minute."""
     vendor, connection = Vendor(10.0), a_connection()
     async with fleet(3) as throttles:
         looks = list[float]()
