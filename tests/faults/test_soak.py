@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,13 @@ import pytest
 from config.values import parse_duration
 from sandbox import SandboxProcess
 from tests.faults.proxy import Proxy
-from tests.faults.scenes import Supervisor
+from tests.faults.scenes import Supervisor, creates, nothing_lost_or_doubled
 from tests.faults.test_kills import kill_run
 from tests.fleet import Fleet, command, eventually
 from worker import topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sandbox import SandboxThread
     from tests.faults.rabbit import Rabbit
@@ -56,6 +57,70 @@ def test_a_thousand_creates_survive_kills(
     began = time.monotonic()
     deaths = kill_run(fleet_on(http={"request_timeout": "2s"}), sandbox, creates_count=1000, seed=seed)
     tell(f"seed {seed}: 1,000 creates, {deaths} workers killed, {time.monotonic() - began:.0f} s, 0 lost, 0 doubled")
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + KILL_RUNS))
+def test_a_thousand_creates_survive_rolling_restarts(
+    fleet_on: Callable[..., Fleet], sandbox: SandboxThread, seed: int, tell: Callable[[str], None]
+) -> None:
+    """1,000 creates, 3 workers, redeployed one after the other until all is told: 0 lost, 0 doubled, none cut off."""
+    rng = random.Random(seed)
+    fleet = fleet_on(http={"request_timeout": "10s"})
+    with thousand(fleet, sandbox) as (supervisor, left):
+        while left():
+            supervisor.redeploy()
+            time.sleep(rng.uniform(0, 1))
+    hows = Counter(event["data"]["result"]["how"] for event in fleet.events())
+    tell(f"seed {seed}: 1,000 creates through {supervisor.deaths} redeploys, 0 lost, 0 doubled, {dict(hows)}")
+    assert set(hows) == {"created"}
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + KILL_RUNS))
+def test_a_thousand_creates_survive_outages(
+    fleet_on: Callable[..., Fleet],
+    sandbox: SandboxThread,
+    rabbit_node: Rabbit,
+    store: StateStore,
+    seed: int,
+    tell: Callable[[str], None],
+) -> None:
+    """1,000 creates through three restarts of RabbitMQ and two kills of Valkey, in any order: 0 lost, 0 doubled."""
+    rng = random.Random(seed)
+
+    def restart(end: Callable[[], None]) -> None:
+        end()
+        time.sleep(rng.uniform(0, 3))
+        rabbit_node.start()
+
+    def lose_store() -> None:
+        store.kill()
+        time.sleep(rng.uniform(0.5, 4))
+        store.start()
+
+    harms = [partial(restart, rabbit_node.stop)] * 2 + [partial(restart, rabbit_node.kill)] + [lose_store] * 2
+    rng.shuffle(harms)
+    behind = []
+    with thousand(fleet_on(http={"request_timeout": "10s"}), sandbox) as (_, left):
+        for harm in harms:
+            time.sleep(rng.uniform(0.5, 4))
+            behind.append(left())
+            harm()
+        began = time.monotonic()
+    spent = time.monotonic() - began
+    tell(f"seed {seed}: {behind} had no outcome at each harm; all told {spent:.0f} s after the last, 0 lost, 0 doubled")
+
+
+@contextlib.contextmanager
+def thousand(fleet: Fleet, sandbox: SandboxThread) -> Iterator[tuple[Supervisor, Callable[[], int]]]:
+    """Send 1,000 creates to three workers, for half a minute's work; in the end each is told and made one object."""
+    sandbox.configure("planpoint", latency="1s-3s")
+    commands = [each for floor in sandbox.seed("planpoint", "floors", count=10) for each in creates(floor, 100)]
+    wanted = {each["id"] for each in commands}
+    with Supervisor(fleet, 3) as supervisor:
+        fleet.send_all(commands)
+        eventually(lambda: sandbox.journal.in_flight() >= 20, what="calls in flight")
+        yield supervisor, lambda: len(wanted - {event["subject"] for event in fleet.events()})
+        nothing_lost_or_doubled(fleet, sandbox, commands, within=180)
 
 
 def test_a_fleet_in_trouble_keeps_its_books(
