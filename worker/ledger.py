@@ -37,13 +37,19 @@ __all__ = ["Claim", "ClaimLost", "Elsewhere", "Finished", "Key", "Ledger", "Mism
 BORN: Final = "planrelay:ledger:born"
 
 ALIVE: Final = "planrelay:ledger:alive"
-"""Sorted set: each worker, by the end of its lease. Who is past it has died; who stops in order is taken out."""
+"""Sorted set: each worker, by its last sign of life. Who stops in order is taken out."""
 
 REMEMBERED: Final = timedelta(hours=1)
 """How long a worker's death is remembered."""
 
 SUSPECT: Final = 2
 """Lost runs that count from which a command may be what ends its workers: it runs apart from other such commands."""
+
+LOST_RUNS: Final = 4
+"""Lost runs that count after which a command is taken for what ends its workers: the fifth delivery tells it."""
+
+TRIAL: Final = timedelta(seconds=10)
+"""How long it is kept aside before that, or for a lease: if workers go on dying meanwhile, it was not the one."""
 
 KEPT: Final = timedelta(days=7)
 """How long the ledger remembers a command after its last change."""
@@ -76,6 +82,8 @@ class Claim:
     """Requests that may have taken effect, each with its age."""
     late: bool = False
     """Whether the run waits before it can do anything: it may have ended its worker only once `begin` has been told."""
+    trial: timedelta = timedelta(0)
+    """How long it is still to be kept aside, before it is taken for what ends its workers."""
     new: bool = False
     """Whether the ledger knew nothing of the command."""
     ledger_age: timedelta = timedelta.max
@@ -113,16 +121,16 @@ class Mismatch:
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
 # What a lost run counts: docs/decisions.md, "What ends a worker". `begun`: 0 it stands at the gate, 1 it may be what
-# ends its worker, 2 it waits for its turn alone.
+# ends its worker, 2 it waits for its turn alone. `holders` are the workers that died with it, each with when.
 _CLAIM = Script.of(
     _NOW
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local waits, suspect = ARGV[13] == '1', tonumber(ARGV[14])
+local waits, suspect, most, trial = ARGV[13] == '1', tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told',
-  'reply', 'begun', 'missed', 'holders', 'since')
+  'reply', 'begun', 'missed', 'holders', 'doubt')
 local state, run = old[1], tonumber(ARGV[12])
-local lost, missed, holders, since, blame = 0, 0, ' ', now, 0
+local lost, missed, holders, doubt = 0, 0, '', nil
 local born = redis.call('GET', KEYS[3])
 if not born then born = now redis.call('SET', KEYS[3], now) end
 if state then
@@ -131,37 +139,42 @@ if state then
   if gen < tonumber(old[4]) then return {'stale', old[10] or ''} end
   run = tonumber(old[8])
   lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
-  if lost + missed > 0 then holders, since = old[13] or ' ', tonumber(old[14] or now) end
+  if lost + missed > 0 then holders, doubt = old[13] or '', tonumber(old[14] or '') end
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
     if left > 0 then return {'elsewhere', left} end
-    if lost + missed == 0 then since = tonumber(old[3]) end
     if old[11] == '0' then missed = missed + 1 elseif old[11] == '1' then lost = lost + 1 end
-    holders = holders .. old[2] .. ' '
+    holders = holders .. ' ' .. old[2] .. '@' .. (tonumber(old[3]) - lease)
+    doubt = nil
   end
 end
-local count = lost + missed
+local count, blame, left = lost + missed, 0, 0
 if count > 0 then
-  local excuses = 0
-  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], since, now)) do
-    if not string.find(holders, ' ' .. dead .. ' ', 1, true) then excuses = excuses + 1 end
+  local known, times = {}, {}
+  for name, at in string.gmatch(holders, '(%S+)@(%d+)') do known[name] = true times[#times + 1] = tonumber(at) end
+  local excuses, dead = 0, redis.call('ZRANGE', KEYS[4], times[1] or now, now - lease, 'BYSCORE', 'WITHSCORES')
+  for i = 1, #dead, 2 do
+    local other = not known[dead[i]]
+    for _, at in ipairs(times) do other = other and math.abs(tonumber(dead[i + 1]) - at) > lease / 3 end
+    if other then excuses = excuses + 1 end
   end
-  blame = math.max(count - 2 * excuses, math.floor(count / 3))
+  blame = math.max(count - 2 * excuses, math.floor(count / 3), 0)
+  if blame >= most then doubt = doubt or now left = math.max(doubt + trial - now, 0) end
 end
 local begun = 1
 if blame >= suspect then begun = 2 elseif waits then begun = 0 end
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'since', since, 'changed', now)
+  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'doubt', doubt or '', 'changed', now)
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
-  for i = 15, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  for i = 17, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
   redis.call('SADD', KEYS[2], KEYS[1])
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
-local answer = {'run', blame, run, now, state and 0 or 1, now - born, begun == 0 and 1 or 0}
-if state or #ARGV > 14 then
+local answer = {'run', blame, run, now, state and 0 or 1, now - born, begun == 0 and 1 or 0, left}
+if state or #ARGV > 16 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
     local kind = string.sub(all[i], 1, 2)
@@ -172,11 +185,11 @@ return answer
 """
 )
 
-# Each worker's name, with the end of its lease: who is past that, and did not take leave, has died.
+# Each worker's last sign of life: who gave none for the length of a lease, and did not take leave, has died.
 _RENEW = Script.of(
     _NOW
     + """
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
 local gone = {}
 for i = 1, #KEYS - 1 do
@@ -339,11 +352,13 @@ class Ledger:
             run,
             int(waits),
             SUSPECT,
+            LOST_RUNS,
+            milliseconds(max(TRIAL, self.lease)),
         ]
         answer = await self._claim(key, claim, notes or {})
         match answer[0]:
             case b"run":
-                fields = {name.decode(): value.decode() for name, value in zip(answer[7::2], answer[8::2], strict=True)}
+                fields = {name.decode(): value.decode() for name, value in zip(answer[8::2], answer[9::2], strict=True)}
                 self._held[key.digest] = _Held(key, claim, fields)
                 return _claim(answer, fields)
             case b"done" | b"dead":
@@ -535,7 +550,7 @@ def _ids(command_id: str) -> str:
 
 
 def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
-    _, lost, run, now, new, age, late, *_ = answer
+    _, lost, run, now, new, age, late, trial, *_ = answer
     steps: dict[str, Any] = {}
     intents: dict[str, timedelta] = {}
     for name, value in fields.items():
@@ -551,5 +566,6 @@ def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
         intents=intents,
         new=bool(new),
         late=bool(late),
+        trial=timedelta(milliseconds=trial),
         ledger_age=timedelta(milliseconds=age),
     )

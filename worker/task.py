@@ -38,7 +38,19 @@ from worker.errors import (
     WorkerLost,
 )
 from worker.events import Outgoing, PublishFailed
-from worker.ledger import SUSPECT, Claim, ClaimLost, Elsewhere, Finished, Key, Ledger, Mismatch, Stale, StoreAway
+from worker.ledger import (
+    LOST_RUNS,
+    SUSPECT,
+    Claim,
+    ClaimLost,
+    Elsewhere,
+    Finished,
+    Key,
+    Ledger,
+    Mismatch,
+    Stale,
+    StoreAway,
+)
 from worker.message import Command, Unreadable, read
 from worker.outcome import Defer, Discard, Retry, RetryPolicy, decide
 from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
@@ -58,9 +70,6 @@ if TYPE_CHECKING:
     from worker.telemetry import Metrics, Redactor
 
 log = structlog.get_logger("planrelay.command")
-
-LOST_RUNS: Final = 4
-"""Runs that ended with their worker before a command is taken for what ends it: the fifth delivery is told so."""
 
 SHORT_WAIT: Final = timedelta(seconds=1.5)
 """A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
@@ -361,6 +370,8 @@ class Engine:
             if too_old is not None:
                 return await self._discard(job, too_old, attempt=journey.attempt, started=journey.started)
             if claim is not None and claim.lost >= LOST_RUNS:
+                if claim.trial > timedelta(0):
+                    raise Postpone(claim.trial, "on_trial")
                 return await self._discard(job, WorkerLost(), attempt=journey.attempt, started=journey.started)
             async with self._alone(job, claim), self.turnstile.turn(ticket.connection.name):
                 return await self._run(job, claim)

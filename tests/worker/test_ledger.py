@@ -8,9 +8,8 @@ from datetime import timedelta
 import pytest
 
 from tests.worker.valkey import Valkey, valkey_server
-from worker.ledger import SUSPECT, Claim, Key, Ledger
+from worker.ledger import LOST_RUNS, SUSPECT, TRIAL, Claim, Key, Ledger
 from worker.store import Store
-from worker.task import LOST_RUNS
 
 LEASE = timedelta(milliseconds=20)
 KEY = Key(digest="k", data="d", id="1", source="/test", type="planpoint.unit.read", connection="tower")
@@ -63,6 +62,10 @@ class Fleet:
         """Let a worker take the command and park it."""
         worker = self.worker()
         await self.claims(worker)
+        await self.parks_of(worker, lived)
+
+    async def parks_of(self, worker: Ledger, lived: str) -> None:
+        """Let a worker that has the command park it, and go."""
         parked = await worker.park(
             KEY.digest,
             generation=0,
@@ -152,6 +155,41 @@ async def test_deaths_before_its_first_tell_nothing(fleet: Fleet) -> None:
     await fleet.dies_without_it()
     await fleet.dies_with_it()
     await fleet.dies_with_it()
+
+    assert (await fleet.claims(fleet.worker())).lost == 2
+
+
+async def test_before_it_is_given_up_it_is_kept_aside(fleet: Fleet) -> None:
+    """Nobody dies meanwhile: it was the one. Each look says how long that still takes; a run would begin it anew."""
+    for _ in range(LOST_RUNS):
+        await fleet.dies_with_it()
+    first = await fleet.claims(worker := fleet.worker())
+    await fleet.parks_of(worker, "held")
+    second = await fleet.claims(fleet.worker())
+
+    assert first.trial == TRIAL
+    assert TRIAL - timedelta(seconds=5) < second.trial < TRIAL
+    assert (first.lost, second.lost) == (LOST_RUNS, LOST_RUNS)
+
+
+async def test_who_dies_while_it_is_kept_aside_speaks_for_it(fleet: Fleet) -> None:
+    """One worker that dies without it is enough to let it run again."""
+    for _ in range(LOST_RUNS):
+        await fleet.dies_with_it()
+    await fleet.parks("held")
+    await fleet.dies_without_it()
+
+    claim = await fleet.claims(fleet.worker())
+    assert (claim.lost, claim.trial) == (LOST_RUNS - 2, timedelta(0))
+
+
+async def test_workers_that_die_at_one_blow_are_one_death(fleet: Fleet) -> None:
+    """A machine that goes takes all its workers: those without the command say nothing."""
+    for _ in range(2):
+        one, two = fleet.worker(), fleet.worker()
+        await two.renew([])
+        await fleet.claims(one)
+        await fleet.silence()
 
     assert (await fleet.claims(fleet.worker())).lost == 2
 
