@@ -7,8 +7,9 @@ A CloudEvent becomes a Celery request in memory: same message, same acknowledgem
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import structlog
 from kombu import compression
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("planrelay.consumer")
 logger = logging.getLogger("planrelay.consumer")
+
+LONGEST_PAUSE: Final = 4.0
+"""Seconds between two tries to reach the broker, at most."""
 
 
 for _compression in compression.encoders():
@@ -92,6 +96,11 @@ class Consumer(LoopConsumer):
         kwargs["without_mingle"] = True
         kwargs["without_gossip"] = True
         super().__init__(*args, **kwargs)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long the broker is away, and soon once it is back (kombu's own pause grows to 30 s)."""
+        conn.ensure_connection = functools.partial(conn.ensure_connection, interval_max=LONGEST_PAUSE)
+        return super().ensure_connected(conn)
 
     @property
     def engine(self) -> Engine:
