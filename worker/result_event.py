@@ -64,8 +64,8 @@ class Tally:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from start to finish, 0 for a command that never started."""
-        return 0.0 if self.started_at is None else round((self.finished_at - self.started_at).total_seconds(), 6)
+        """Seconds from start to finish, 0 for a command that never started (or whose clock was put back)."""
+        return round(max((self.finished_at - (self.started_at or self.finished_at)).total_seconds(), 0.0), 6)
 
 
 def succeeded(command: Command, result: Mapping[str, Any], tally: Tally) -> ResultEvent:

@@ -72,8 +72,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger("planrelay.command")
 
 SHORT_WAIT: Final = timedelta(seconds=1.5)
-"""A wait for a carried instant that is spent here: what the ladder's whole seconds leave over."""
+"""A wait for a carried instant that is spent here."""
 
+PART: Final = timedelta(seconds=1)
+"""What the ladder's whole seconds leave over of a wait, at most."""
 
 WORN: Final = topology.DELIVERY_LIMIT // 2
 """Deliveries after which a message is replaced by a fresh copy: the broker counts those of a worker that only held it
@@ -407,11 +409,25 @@ class Engine:
 
     async def _until_due(self, ticket: Ticket) -> None:
         """Wait for the carried instant: never early. What is further off goes back to the broker."""
-        due = max(filter(None, (ticket.delivery.journey.not_before, ticket.command.not_before)), default=None)
-        while due is not None and (left := due - self.now()) > timedelta(0):
-            if left > SHORT_WAIT or self.draining:
-                raise Postpone(left, "not_due")
-            await asyncio.sleep(left.total_seconds())
+        left = self._left(ticket)
+        if left > SHORT_WAIT or (left > timedelta(0) and self.draining):
+            raise Postpone(left, "not_due")
+        loop = asyncio.get_running_loop()
+        rest = left.total_seconds()
+        until = loop.time() + rest
+        while rest > 0:
+            await asyncio.sleep(rest)
+            rest = until - loop.time()  # a timer may ring a little early
+
+    def _left(self, ticket: Ticket) -> timedelta:
+        """Give what is left to wait. A parked copy has waited its whole seconds, whatever this machine's clock says."""
+        now, parked, asked = self.now(), ticket.delivery.journey.not_before, ticket.command.not_before
+        waits = [timedelta(0)]
+        if parked is not None:
+            waits.append(min(parked - now, PART))
+        if asked is not None:
+            waits.append(asked - now)
+        return max(waits)
 
     def _too_old(self, ticket: Ticket) -> Expired | None:
         now = self.now()
@@ -719,7 +735,7 @@ class Engine:
 
     def _count(self, ticket: Ticket, outcome: str) -> None:
         journey = ticket.delivery.journey
-        spent = self.now() - journey.started if journey.started is not None else timedelta(0)
+        spent = max(self.now() - (journey.started or self.now()), timedelta(0))
         self.metrics.command(ticket.command.type, ticket.command.connection, outcome, spent)
 
     # Telling, confirmed.
