@@ -30,6 +30,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from config.settings import Settings, load_settings
 from worker import embedded, topology, tracing, valkey
+from worker.admission import Ticket
 from worker.artifacts import Artifacts
 from worker.backoff import Backoff
 from worker.bridge import await_, process_loop
@@ -43,7 +44,7 @@ from worker.outcome import RetryPolicy
 from worker.plans import Plans
 from worker.pool import current
 from worker.store import Store, connect
-from worker.task import Ending, Engine, Ticket, utc_now
+from worker.task import Ending, Engine, utc_now
 from worker.telemetry import Endpoints, Metrics, Redactor, configure_logging
 from worker.throttle import StoreAway
 from worker.turnstile import Turnstile

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from kombu import Message
 
-    from worker.task import Engine, Ticket
+    from worker.admission import Ticket
+    from worker.task import Engine
 
 log = structlog.get_logger("planrelay.consumer")
 logger = logging.getLogger("planrelay.consumer")
@@ -114,7 +115,7 @@ class Consumer(LoopConsumer):
         def on_message(message: Message) -> None:
             delivery = Delivery.of(message, now=engine.now(), user=engine.publisher.user, amqp=engine.amqp)
             try:
-                ticket = engine.read(delivery)
+                ticket = engine.admission.read(delivery)
                 strategy = self.strategies[ticket.command.type]
             except BadCommand as error:
                 self._refuse(message, delivery, error)
@@ -135,7 +136,7 @@ class Consumer(LoopConsumer):
         delivery = Delivery.of(message, now=engine.now(), user=engine.publisher.user, amqp=engine.amqp)
         error = BadCommand(f"The message could not be decoded: {type(exc).__name__}.")
         try:  # for its sender, who is to be answered
-            error.command = engine.read(delivery).command  # type: ignore[attr-defined] # carried to `refuse`
+            error.command = engine.admission.read(delivery).command  # type: ignore[attr-defined] # carried to `refuse`
         except BadCommand as better:
             error = better
         self._refuse(message, delivery, error)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from worker.task import Publishing
+    from worker.telling import Publishing
 
 QUIET: Final = 3.0
 """Seconds without a letter after which those that are still missing are somebody else's: another reader holds them."""

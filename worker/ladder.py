@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.delivery import Delivery
     from worker.message import Command
     from worker.store import Store
-    from worker.task import Publishing
+    from worker.telling import Publishing
 
 
 class Ladder:

@@ -6,13 +6,14 @@ Pure: no I/O, no clock. The layout of `data` is part of what other systems rely 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from worker import rfc3339, strict_json
-from worker.errors import RESPONSE_EXCERPT, RelayError
+from worker.errors import RESPONSE_EXCERPT, Invalid, RelayError
 from worker.message import CLOUDEVENT, Command, Unreadable
 
 CONTENT_TYPE: Final = CLOUDEVENT
@@ -166,3 +167,32 @@ def _told(
             **ending,
         },
     )
+
+
+def loaded(body: bytes) -> ResultEvent:
+    """Take up an event again that the ledger kept."""
+    attributes = json.loads(body)
+    return ResultEvent(id=attributes["id"], type=attributes["type"], body=body)
+
+
+def fit(result: Mapping[str, Any], *, writes: bool) -> Mapping[str, Any]:
+    """
+    Keep a result within an event: a write's is cut and marked `truncated`; a read's raises `Invalid`.
+
+    A read that is larger needs a destination, and nothing is lost by asking again; a write has been done.
+    """
+    size = result_size(result)
+    if size <= RESULT_LIMIT:
+        return result
+    if not writes:
+        raise Invalid(
+            f"The result has {size} bytes, an event carries {RESULT_LIMIT}; give `destination` to write it to a file."
+        )
+    kept: dict[str, Any] = {}
+    room = RESULT_LIMIT - 1024
+    for name, value in result.items():
+        cost = result_size({name: value})
+        if cost <= room:
+            kept[name] = value
+            room -= cost
+    return {**kept, "truncated": True}

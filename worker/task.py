@@ -1,16 +1,16 @@
 """
 One command, from message to outcome: claim, run, settle. Record and publish first, acknowledge last.
 
-`Engine` is what a worker process has one of. Its `read` turns a delivery into a `Ticket` or says why it is no command;
-`perform` runs a ticket to a settled end. The caller (Celery's tracer, through `worker.app`) acknowledges when `perform`
-returns, and never before: by then the result event, the parked copy or the dead letter is confirmed by the broker.
+`Engine` is what a worker process has one of. Its `admission` turns a delivery into a `Ticket` or says why it is no
+command; `perform` runs a ticket to a settled end, and `refuse` ends what is no command. The caller (Celery's tracer,
+through `worker.app`) acknowledges when they return, and never before: by then the result event, the parked copy or the
+dead letter is confirmed by the broker. It is one file because the order of its steps is what it promises.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import enum
 import functools
 import hashlib
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 import structlog
 
 from worker import result_event, topology, tracing
+from worker.admission import Admission, Ticket
 from worker.delivery import Delivery
 from worker.errors import (
     BadCommand,
@@ -33,11 +34,9 @@ from worker.errors import (
     DeadlineExceeded,
     Expired,
     Invalid,
-    NotAllowed,
     RelayError,
     WorkerLost,
 )
-from worker.events import Outgoing, PublishFailed
 from worker.ledger import (
     LOST_RUNS,
     SUSPECT,
@@ -45,26 +44,24 @@ from worker.ledger import (
     ClaimLost,
     Elsewhere,
     Finished,
-    Key,
     Ledger,
     Mismatch,
     Stale,
     StoreAway,
 )
-from worker.message import Command, Unreadable, read
+from worker.message import Command, Unreadable
 from worker.outcome import Defer, Discard, Retry, RetryPolicy, decide
-from worker.result_event import RESULT_LIMIT, ResultEvent, Tally, result_size
+from worker.result_event import ResultEvent, Tally
 from worker.run import STORE_PATIENCE, Postpone, Run
-from worker.topology import BATCH, COMMANDS, EVENTS
+from worker.telling import Publishing, Teller
 from worker.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from random import Random
 
-    from config.connections import Connection
     from config.settings import Settings
     from worker.artifacts import Artifacts
-    from worker.command import CommandData, Operation
+    from worker.command import Operation
     from worker.gateway import Gateway
     from worker.plans import Plans
     from worker.telemetry import Metrics, Redactor
@@ -108,42 +105,6 @@ class Parking(Protocol):
 
     async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
         """Put the copy away for `wait`; returns when it is confirmed."""
-
-
-class Publishing(Protocol):
-    """The confirmed way to the broker (`worker.events.Publisher`)."""
-
-    user: str | None
-
-    async def publish(self, message: Outgoing) -> None:
-        """Publish and wait for the confirm."""
-
-    def redeclare(self) -> None:
-        """Declare the topology again before the next publish."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """A delivery that is a command: what it asks, of which connection, with which data."""
-
-    delivery: Delivery
-    command: Command
-    operation: Operation
-    connection: Connection
-    data: CommandData
-
-    @property
-    def key(self) -> Key:
-        """How the ledger knows it."""
-        command = self.command
-        return Key(
-            digest=command.key,
-            data=command.data_digest,
-            id=command.id,
-            source=command.source,
-            type=command.type,
-            connection=command.connection,
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -192,7 +153,8 @@ class Engine:
         self.present: Counter[str] = Counter()
         """Jobs by connection."""
         self.suspects = Turnstile(1)
-        self._systems = {each.system for each in self.operations.values()}
+        self.admission = Admission(self.operations, self.settings.connections, self.artifacts)
+        self.teller = Teller(self.publisher)
         self._draining = asyncio.Event()
         self._side: set[asyncio.Task[Any]] = set()
 
@@ -219,7 +181,7 @@ class Engine:
             traceparent=command.traceparent,
             tracestate=command.tracestate,
         )
-        await self._certainly(_event(event, self.publisher.user, command.id))
+        await self.teller.announce(event, command.id)
 
     @contextlib.contextmanager
     def holding(self, name: str, token: str) -> Iterator[None]:
@@ -231,64 +193,7 @@ class Engine:
         finally:
             job.holds.pop(name, None)
 
-    # From a delivery to a ticket.
-
-    def read(self, delivery: Delivery) -> Ticket:
-        """Tell what a message asks for; raises `BadCommand` (with id and source, where they can be read)."""
-        command = read(
-            delivery.body,
-            content_type=delivery.content_type,
-            content_encoding=delivery.content_encoding,
-            headers=delivery.headers,
-        )
-        try:
-            delivery.check_headers()
-            delivery.check_reply()
-            operation = self._operation(command.type)
-            self._check_key(delivery, command.type)
-            connection = self._connection(command, delivery.journey.publisher)
-            data = operation.validate(command.data)
-            for name in ("destination", "roster_url", "rows_url"):
-                destination = getattr(data, name, None)
-                if isinstance(destination, str):
-                    self.artifacts.check(destination)
-        except BadCommand as error:
-            error.command = command  # type: ignore[attr-defined] # carried to `refuse`, which answers the publisher
-            raise
-        return Ticket(delivery=delivery, command=command, operation=operation, connection=connection, data=data)
-
-    def _operation(self, type_: str) -> Operation:
-        operation = self.operations.get(type_)
-        if operation is None:
-            near = difflib.get_close_matches(type_, self.operations, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadCommand(f"type {type_!r} is no command{hint}; `planrelay operations` lists them.")
-        return operation
-
-    def _check_key(self, delivery: Delivery, type_: str) -> None:
-        key = delivery.journey.routing_key
-        if delivery.journey.exchange != COMMANDS or key == BATCH:
-            return
-        if key.partition(".")[0] not in self._systems:
-            raise BadCommand(f"The routing key {key!r} leads to no queue; publish this command with {type_!r}.")
-
-    def _connection(self, command: Command, publisher: str | None) -> Connection:
-        connection = self.settings.connections.get(command.connection)
-        if connection is None:
-            known = ", ".join(sorted(self.settings.connections)) or "none"
-            raise BadCommand(f"connection {command.connection!r} is not configured (configured: {known}).")
-        system = command.type.partition(".")[0]
-        if connection.system != system:
-            raise BadCommand(
-                f"connection {command.connection!r} is one of {connection.system}; "
-                f"{command.type} needs one of {system}."
-            )
-        if connection.allowed_users is not None and publisher not in connection.allowed_users:
-            who = f"user {publisher!r}" if publisher else "a message without a validated user-id"
-            raise NotAllowed(f"connection {command.connection!r} may not be used by {who}; see its allowed_users.")
-        if connection.allowed_types is not None and not _matches(command.type, connection.allowed_types):
-            raise NotAllowed(f"connection {command.connection!r} does not allow {command.type}; see its allowed_types.")
-        return connection
+    # What is no command.
 
     async def refuse(self, delivery: Delivery, error: BadCommand) -> None:
         """End a message that is no command: failed event where it can be answered, dead letter, confirmed."""
@@ -316,14 +221,12 @@ class Engine:
                 run=delivery.journey.run,
             )
             salt = hashlib.sha256(delivery.body).hexdigest()
-            await self._tell(
+            await self.teller.tell(
                 result_event.failed(command, error, tally, redact=self.redactor.text, salt=salt),
                 delivery,
                 subject=command.id or "",
             )
-        await self._certainly(
-            delivery.dead(error, attempts=delivery.journey.attempt, key=digest, user=self.publisher.user)
-        )
+        await self.teller.bury(delivery, error, attempts=delivery.journey.attempt, key=digest)
         self.metrics.dead_letter(error.kind)
 
     # From a ticket to its end.
@@ -477,16 +380,13 @@ class Engine:
 
     async def _repeat(self, ticket: Ticket, finished: Finished) -> tuple[Ending, Any]:
         """Answer a command that has its outcome, and finish the telling that a crash may have cut short."""
-        event = _loaded(finished.event)
+        event = result_event.loaded(finished.event)
         told = json.loads(finished.event)
         subject, data = str(told["subject"]), told["data"]
-        await self._tell(event, ticket.delivery, subject=subject, asked=ticket.command.id)
+        await self.teller.tell(event, ticket.delivery, subject=subject, asked=ticket.command.id)
         if finished.dead and not finished.told:
             error = _as_error(data["error"])
-            letter = ticket.delivery.dead(
-                error, attempts=data["attempts"], key=ticket.command.key, user=self.publisher.user
-            )
-            await self._certainly(letter)
+            await self.teller.bury(ticket.delivery, error, attempts=data["attempts"], key=ticket.command.key)
             with contextlib.suppress(StoreAway):
                 await self.ledger.told(ticket.command.key)
         log.info("command.repeated", outcome="dead" if finished.dead else "done")
@@ -570,12 +470,13 @@ class Engine:
 
     async def _done(self, job: _Job, result: Mapping[str, Any], attempt: int) -> tuple[Ending, Any]:
         ticket = job.ticket
-        result, refused = _fit(result, ticket.operation)
-        if refused is not None:
+        try:
+            result = result_event.fit(result, writes=ticket.operation.writes)
+        except Invalid as refused:
             return await self._discard(job, refused, attempt=attempt, started=ticket.delivery.journey.started)
         event = result_event.succeeded(ticket.command, result, self._tally(ticket, attempt))
         stands = await self._finish(job, event, dead=False, attempt=attempt)
-        await self._tell(stands, ticket.delivery, subject=ticket.command.id)
+        await self.teller.tell(stands, ticket.delivery, subject=ticket.command.id)
         self._count(ticket, "succeeded")
         log.info("command.done", attempts=attempt, requests=ticket.delivery.journey.requests)
         return Ending.DONE, result
@@ -650,7 +551,7 @@ class Engine:
             unsure=unsure,
             **(changes or {}),
         )
-        await self._insist(lambda: self.parking.park(copy, wait, ticket.command))
+        await self.teller.insist(lambda: self.parking.park(copy, wait, ticket.command))
         if own and job.claimed:
             with contextlib.suppress(StoreAway):  # the copy is newer than what the ledger knows: it will be believed
                 await self.ledger.park(
@@ -678,11 +579,9 @@ class Engine:
             ticket.command, error, self._tally(ticket, attempt), redact=self.redactor.text, salt=salt
         )
         stands = await self._finish(job, event, dead=True, attempt=attempt)
-        await self._tell(stands, ticket.delivery, subject=ticket.command.id)
+        await self.teller.tell(stands, ticket.delivery, subject=ticket.command.id)
         if stands is event:
-            await self._certainly(
-                ticket.delivery.dead(error, attempts=attempt, key=ticket.command.key, user=self.publisher.user)
-            )
+            await self.teller.bury(ticket.delivery, error, attempts=attempt, key=ticket.command.key)
             self.metrics.dead_letter(error.kind)
             if job.claimed:
                 with contextlib.suppress(StoreAway):
@@ -711,7 +610,7 @@ class Engine:
         except StoreAway:
             self._later(self._finish_later(keep))
             return event
-        return event if stands == body else _loaded(stands)
+        return event if stands == body else result_event.loaded(stands)
 
     async def _finish_later(self, keep: Callable[[], Awaitable[bytes]]) -> None:
         """The store went away at the end of a run: keep the outcome once it is back, for repeated commands."""
@@ -738,50 +637,6 @@ class Engine:
         spent = max(self.now() - (journey.started or self.now()), timedelta(0))
         self.metrics.command(ticket.command.type, ticket.command.connection, outcome, spent)
 
-    # Telling, confirmed.
-
-    async def _tell(self, event: ResultEvent, delivery: Delivery, *, subject: str, asked: str = "") -> None:
-        """Publish a result event, to everybody and to whoever waits for the answer to its own id (`asked`)."""
-        with tracing.telling(event.type):
-            await self._tell_all(event, delivery, subject=subject, asked=asked or subject)
-
-    async def _tell_all(self, event: ResultEvent, delivery: Delivery, *, subject: str, asked: str) -> None:
-        everybody = self._certainly(_event(event, self.publisher.user, subject))
-        if delivery.reply_to is None or delivery.reply_is_ours:
-            await everybody
-            return
-        await asyncio.gather(everybody, self._answer(event, delivery, asked))
-
-    async def _answer(self, event: ResultEvent, delivery: Delivery, asked: str) -> None:
-        correlation = delivery.properties.get("correlation_id") or asked
-        reply = Outgoing(
-            exchange="",
-            routing_key=delivery.reply_to or "",
-            body=event.body,
-            properties={**_EVENT, "message_id": event.id, "correlation_id": correlation},
-        )
-        try:
-            await self.publisher.publish(reply)
-        except PublishFailed as error:  # whoever asked has gone: the event on planrelay.events is the lasting one
-            log.info("event.reply_undelivered", reply_to=delivery.reply_to, reason=str(error))
-
-    async def _certainly(self, message: Outgoing) -> None:
-        await self._insist(lambda: self.publisher.publish(message))
-
-    async def _insist(self, publish: Callable[[], Awaitable[None]]) -> None:
-        """Publish until the broker has it: a refused message stays unacknowledged here, it is never dropped."""
-        pause = 0.1
-        while True:
-            try:
-                await publish()
-            except (PublishFailed, StoreAway) as error:
-                log.error("broker.publish_refused", reason=str(error), again_in_s=pause)  # noqa: TRY400 - no traceback: a fact
-                self.publisher.redeclare()
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 10)
-            else:
-                return
-
     async def call(
         self, operation: Operation, connection: str, data: Mapping[str, Any], idempotencykey: str | None
     ) -> Mapping[str, Any]:
@@ -796,7 +651,7 @@ class Engine:
             data=data,
             form="celery",
         )
-        target = self._connection(command, None)
+        target = self.admission.connection(command, None)
         gateway = self.gateway(
             target, attempt=1, bulk=operation.bulk, deadline=now + self.settings.worker.command_deadline
         )
@@ -863,20 +718,6 @@ _PARKED: Final = {
     Ending.RETRIED: "command.retried",
     Ending.POSTPONED: "command.postponed",
 }
-_EVENT: Final = {"content_type": "application/cloudevents+json", "delivery_mode": 2}
-
-
-def _event(event: ResultEvent, user: str | None, subject: str) -> Outgoing:
-    properties = {**_EVENT, "message_id": event.id, "correlation_id": subject}
-    if user is not None:
-        properties["user_id"] = user
-    return Outgoing(exchange=EVENTS, routing_key=event.type, body=event.body, properties=properties, mandatory=False)
-
-
-def _loaded(body: bytes) -> ResultEvent:
-    """Take up an event again that the ledger kept."""
-    attributes = json.loads(body)
-    return ResultEvent(id=attributes["id"], type=attributes["type"], body=body)
 
 
 def _as_error(told: Mapping[str, Any]) -> RelayError:
@@ -912,32 +753,6 @@ def _reply(delivery: Delivery) -> str:
     if delivery.reply_to is None:
         return ""
     return json.dumps([delivery.reply_to, delivery.properties.get("correlation_id")])
-
-
-def _matches(type_: str, patterns: tuple[str, ...]) -> bool:
-    return any(
-        type_ == pattern or (pattern.endswith("*") and type_.startswith(pattern.removesuffix("*")))
-        for pattern in patterns
-    )
-
-
-def _fit(result: Mapping[str, Any], operation: Operation) -> tuple[Mapping[str, Any], RelayError | None]:
-    """Keep a result within an event: a read that is larger needs a destination, a write's is cut and marked."""
-    size = result_size(result)
-    if size <= RESULT_LIMIT:
-        return result, None
-    if not operation.writes:
-        return result, Invalid(
-            f"The result has {size} bytes, an event carries {RESULT_LIMIT}; give `destination` to write it to a file."
-        )
-    kept: dict[str, Any] = {}
-    room = RESULT_LIMIT - 1024
-    for name, value in result.items():
-        cost = result_size({name: value})
-        if cost <= room:
-            kept[name] = value
-            room -= cost
-    return {**kept, "truncated": True}, None
 
 
 def utc_now() -> datetime:
