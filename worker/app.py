@@ -193,11 +193,14 @@ class Host:
             learn=app.redactor.learn,
         )
         self.queue_store = None if amqp else Store(connect(queue_store_url(settings)))
-        self.parking = Ladder(self.publisher) if self.queue_store is None else Shelf(self.queue_store)
+        ledger = Ledger(self.store, owner=self.worker_id, lease=settings.worker.lease)
+        self.parking: Ladder | Shelf = (
+            Ladder(self.publisher, ledger, room=self._room) if self.queue_store is None else Shelf(self.queue_store)
+        )
         self.engine = Engine(
             settings=settings,
             operations=app.slices.operations,
-            ledger=Ledger(self.store, owner=self.worker_id, lease=settings.worker.lease),
+            ledger=ledger,
             publisher=self.publisher,
             parking=self.parking,
             gateway=self._gateway,
@@ -219,6 +222,10 @@ class Host:
         self._side: set[asyncio.Task[Any]] = set()
         self._thread = 0
         self.loop: asyncio.AbstractEventLoop
+
+    def _room(self) -> bool:
+        """Whether nothing can be waiting for this worker in its queues: it has fewer commands than it takes at once."""
+        return self.publisher.ready.is_set() and len(self.engine.jobs) < self.engine.turnstile.limit
 
     def _gateway(self, connection: Connection, **how: Any) -> Gateway:
         return Gateway(self.wire, connection, **how)

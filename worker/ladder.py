@@ -11,9 +11,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from worker import parking, topology
+from worker.overdue import Overdue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.delivery import Delivery
+    from worker.ledger import Ledger
     from worker.message import Command
     from worker.store import Store
     from worker.telling import Publishing
@@ -22,16 +26,22 @@ if TYPE_CHECKING:
 class Ladder:
     """Parking on RabbitMQ: a copy that comes back through the delayed-delivery ladder."""
 
-    def __init__(self, publisher: Publishing) -> None:
+    def __init__(self, publisher: Publishing, ledger: Ledger, *, room: Callable[[], bool]) -> None:
+        """`room`: whether this worker could take more commands if there were any."""
         self._publisher = publisher
+        self._overdue = Overdue(ledger, self._publish, room=room)
 
     async def park(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
         """Put the copy away for `wait`; returns when the broker has confirmed it."""
+        await self._publish(delivery, command, wait)
+        self._overdue.note(delivery, wait, command)
+
+    async def _publish(self, delivery: Delivery, command: Command, wait: timedelta = timedelta(0)) -> None:
         await self._publisher.publish(delivery.parked(wait, key=command.type, user=self._publisher.user))
 
-    def rhythm(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:  # noqa: ARG002 - the broker does it
-        """Give what must run beside: nothing."""
-        return []
+    def rhythm(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+        """Give what must run beside: the watch for what is due and does not come."""
+        return [loop.create_task(self._overdue.watch())]
 
 
 class Shelf:

@@ -261,6 +261,21 @@ return 1
 
 TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'told', 1) end return 1")
 
+# Copies that nobody has taken up, though the command has no outcome: for each its generation and run.
+_WAITING = Script.of(
+    _NOW
+    + """
+local waiting = {}
+for i, key in ipairs(KEYS) do
+  local held = redis.call('HMGET', key, 'state', 'gen', 'run', 'lease')
+  local open = held[1] and held[1] ~= 'done' and held[1] ~= 'dead'
+  local ours = open and tonumber(held[2]) <= tonumber(ARGV[2 * i - 1]) and held[3] == ARGV[2 * i]
+  waiting[i] = (ours and not (held[1] == 'running' and tonumber(held[4]) > now)) and 1 or 0
+end
+return waiting
+"""
+)
+
 # A command that has no outcome yet keeps its run; what is of this run (not its steps and intents) starts afresh.
 _REPLAY = Script.of(
     _NOW
@@ -499,6 +514,11 @@ class Ledger:
             return bool(await self._insist(PARK, digest, args))
         except ClaimLost:
             return False
+
+    async def waiting(self, copies: Sequence[tuple[str, int, int]]) -> list[bool]:
+        """Say of each copy (key, generation, run) whether its command waits for it: nobody runs it, none is newer."""
+        args = [part for _, generation, run in copies for part in (generation, run)]
+        return [bool(each) for each in await self._store.call(_WAITING, [_command(c[0]) for c in copies], args)]
 
     async def replay(self, digest: str, data: str) -> int | Mismatch | None:
         """

@@ -19,9 +19,6 @@ BINARY: Final = DEBIAN if Path(DEBIAN).exists() else shutil.which("rabbitmq-serv
 
 MISSING: Final = None if BINARY else "No rabbitmq-server is installed here (Debian: apt-get install rabbitmq-server)."
 
-AS_SHIPPED: Final = "-rabbit dead_letter_worker_publisher_confirm_timeout 10000"
-"""As docker-compose.yml has it, and docs/operating.md advises."""
-
 BOOT: Final = 60.0
 """Seconds that a node may take to start."""
 
@@ -49,7 +46,7 @@ class Rabbit:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.home / "plugins"),
             "RABBITMQ_CONF_ENV_FILE": str(self.home / "none"),
             "RABBITMQ_CONFIG_FILE": str(self.home / "rabbitmq"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S 1:1 -kernel inet_dist_use_interface {{127,0,0,1}} {AS_SHIPPED}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
         }
         self._process: subprocess.Popen[bytes] | None = None
