@@ -49,6 +49,10 @@ class CommandLine:
         printed = self._capsys.readouterr()
         return Said(status, printed.out, printed.err)
 
+    def printed(self) -> str:
+        """Give what a command that did not end printed to standard output."""
+        return self._capsys.readouterr().out
+
     @contextlib.contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Start a command as a process of its own, which does not outlive the block."""

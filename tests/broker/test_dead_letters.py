@@ -94,7 +94,7 @@ def test_what_is_removed_is_gone_and_the_others_keep_their_order(fleet: Fleet) -
     with open_shelf(fleet.settings) as shelf:
         for letter in shelf.letters():
             if letter.id in {"c0", "c4", "c5", "c8"}:
-                shelf.remove(letter)
+                shelf.remove([letter])
     eventually(lambda: fleet.depth(topology.DEAD) == 5)
     assert lying(fleet) == ["c1", "c2", "c3", "c6", "c7"]
 
@@ -107,7 +107,7 @@ def test_letters_that_come_while_one_reads_are_not_given(fleet: Fleet) -> None:
         for letter in shelf.letters():
             seen.append(letter.id)
             bury(fleet, letter.delivery.body)
-            shelf.remove(letter)
+            shelf.remove([letter])
     assert seen == ["c0", "c1", "c2"]
     eventually(lambda: fleet.depth(topology.DEAD) == 3)
 
@@ -127,13 +127,27 @@ def test_more_letters_than_a_page_come_in_their_order(fleet: Fleet) -> None:
                 delivery_mode=2,
             )
     eventually(lambda: fleet.depth(topology.DEAD) == 250)
+    odd = []
     with open_shelf(fleet.settings) as shelf:
         for n, letter in enumerate(shelf.letters()):
             assert letter.id == f"c{n}"
             if n % 2:
-                shelf.remove(letter)
+                odd.append(letter)
+        shelf.remove(odd)
     eventually(lambda: fleet.depth(topology.DEAD) == 125)
     assert lying(fleet) == [f"c{n}" for n in range(0, 250, 2)]
+
+
+def test_hundreds_that_are_dropped_are_gone(fleet: Fleet, planrelay: CommandLine) -> None:
+    """Each letter that `dead drop` says it removed is removed, however many at once."""
+    with fleet.connection() as connection:
+        producer = kombu.Producer(connection.channel())
+        for n in range(500):
+            producer.publish(b"{}", exchange="", routing_key=topology.DEAD, headers={"n": n}, content_encoding="utf-8")
+    eventually(lambda: fleet.depth(topology.DEAD) == 500)
+    assert len(planrelay("dead", "drop", "--all", "--json").json["removed"]) == 500
+    assert fleet.depth(topology.DEAD) == 0
+    assert lying(fleet) == []
 
 
 def test_two_operators_take_turns(amqp_url: str, make_fleet: Callable[..., Fleet]) -> None:

@@ -221,6 +221,28 @@ def test_what_is_no_event_ends_nobody_who_listens(body: bytes) -> None:
     assert client.events_in(b'{"id": "e1"}') == [{"id": "e1"}]
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("planrelay sch", ["schema", "schedule"]),
+        ("planrelay pause t", ["tower"]),
+        ("planrelay send planpoint.unit.rea", ["planpoint.unit.read"]),
+    ],
+)
+def test_a_shell_completes_commands_types_and_connections(
+    words: str, offered: list[str], planrelay: Callable[[str], CommandLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `eval "$(_PLANRELAY_COMPLETE=bash_source planrelay)"` makes the shell ask for."""
+    made = planrelay(TOWER)
+    monkeypatch.setenv("_PLANRELAY_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    monkeypatch.setattr(sys, "argv", ["planrelay"])
+    with pytest.raises(SystemExit):
+        made()
+    assert [line.partition(",")[2] for line in made.printed().splitlines()] == offered
+
+
 def test_the_stand_ins_are_served_until_sigint(planrelay: Callable[[str], CommandLine]) -> None:
     """`planrelay sandbox` says where each vendor is; SIGINT ends it with 0."""
     with planrelay(TOWER).start("sandbox", "--port", "0", "--quota", "50/2s") as serving:

@@ -208,6 +208,22 @@ class TestShowing:
         assert "bad_command" in said.out
         assert f"planrelay dead replay {id_}" in said.out
 
+    def test_what_the_ledger_knows_is_shown_while_the_broker_is_away(
+        self, fleet: Fleet, planrelay: CommandLine, monkeypatch: pytest.MonkeyPatch, free_port: int
+    ) -> None:
+        """A command that died says why; that its dead letter can't be looked at is said beside it."""
+        fleet.start()
+        id_ = fleet.send("planpoint.unit.read", "tower", {"id": "0123456789abcdef01234567"})
+        fleet.wait(id_)
+        monkeypatch.setenv("PLANRELAY_STATE__URL", fleet.state)
+        monkeypatch.setenv("PLANRELAY_BROKER__URL", f"amqp://127.0.0.1:{free_port}//")
+        said = planrelay("show", id_, "--json")
+        assert said.status == 1
+        assert said.json["commands"][0]["error"]["kind"] == "not_found"
+        assert said.json["dead_letters"] is None
+        (sentence,) = sentences(said.err)
+        assert "dead letters" in sentence
+
     def test_a_command_that_no_worker_has_taken(self, fleet: Fleet, planrelay: CommandLine) -> None:
         """It may wait in its queue; one that is nowhere is said to be nowhere."""
         id_ = fleet.send("planpoint.project.mine", "tower", {})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from worker.cli import TIMED_OUT, Failure, Setup
+from worker.cli import INTERRUPTED, TIMED_OUT, Failure, Setup
 from worker.cli.screen import clean, json_option, show_json
 
 if TYPE_CHECKING:
@@ -40,9 +40,31 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+def types_like(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a command type at a shell."""
+    try:
+        return [name for name in ctx.ensure_object(Setup).slices.operations if name.startswith(incomplete)]
+    except (ValueError, click.UsageError):  # a configuration that can't be used is said when the command runs
+        return []
+
+
+def connections_like(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a connection's name at a shell."""
+    try:
+        return [name for name in ctx.ensure_object(Setup).settings.connections if name.startswith(incomplete)]
+    except ValueError:
+        return []
+
+
 @click.command()
-@click.argument("type_", metavar="TYPE")
-@click.option("--connection", required=True, metavar="C", help="The name of a configured connection.")
+@click.argument("type_", metavar="TYPE", shell_complete=types_like)
+@click.option(
+    "--connection",
+    required=True,
+    metavar="C",
+    help="The name of a configured connection.",
+    shell_complete=connections_like,
+)
 @click.option(
     "--data", default="{}", metavar="JSON|@file|-", help="The command's data: JSON, a file's, or standard input's."
 )
@@ -89,6 +111,9 @@ def send(
                 f"planrelay: No result of {sent.id} within {wait:g} s; `planrelay show {sent.id}` says why.", err=True
             )
             return TIMED_OUT
+        except KeyboardInterrupt:
+            click.echo(f"planrelay: {sent.id} goes on without you; `planrelay show {sent.id}` tells of it.", err=True)
+            return INTERRUPTED
     show_json(event)
     return 0 if str(event["type"]).endswith(".succeeded") else 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 50
 """Letters whose copies are under way to the broker together."""
+
+REMOVED_AT_ONCE: Final = 1_000
+"""Letters that are dropped together."""
 
 REPLAY_PATIENCE: Final = 30.0
 """Seconds for the broker's confirms."""
@@ -185,7 +189,7 @@ def _replayed(setup: Setup, meant: Callable[[DeadLetter], bool]) -> Iterator[Rep
         if not publisher.ready.wait(REPLAY_PATIENCE):  # its own user is known from then on
             raise ConnectionError(publisher.last_error or "no answer")
         with open_shelf(settings) as shelf, progress("replayed", shelf.count) as step:
-            for letters in _batches(shelf.letters(), step):
+            for letters in _batches(shelf.letters(), AT_ONCE, step):
                 chosen = [letter for letter in letters if meant(letter)]
                 try:
                     outcomes = loop.wait_for(put_back(chosen)) if chosen else []
@@ -193,18 +197,16 @@ def _replayed(setup: Setup, meant: Callable[[DeadLetter], bool]) -> Iterator[Rep
                     problem = "the broker did not confirm it in time, so it stays; replay it again"
                     yield from (Replayed(letter, problem=problem) for letter in chosen)
                     return
-                for outcome in outcomes:
-                    if outcome.problem is None:
-                        shelf.remove(outcome.letter)
-                    yield outcome
+                shelf.remove([outcome.letter for outcome in outcomes if outcome.problem is None])
+                yield from outcomes
     finally:
         publisher.stop()
         loop.wait_for(store.close())
 
 
-def _batches(letters: Iterable[DeadLetter], step: Callable[[], None]) -> Iterator[list[DeadLetter]]:
+def _batches(letters: Iterable[DeadLetter], size: int, step: Callable[[], None]) -> Iterator[list[DeadLetter]]:
     remaining = iter(letters)
-    while batch := list(itertools.islice(remaining, AT_ONCE)):
+    while batch := list(itertools.islice(remaining, size)):
         yield batch
         for _ in batch:
             step()
@@ -221,20 +223,34 @@ def drop(
 ) -> int:
     """Remove them for good."""
     meant = choose(ids, pattern, every=_must_choose(ids, pattern, every=every))
+    asked: Counter[bytes] = Counter()
+    found = []
     with open_shelf(setup.settings) as shelf:
-        found = [setup.redact(letter.show()) for letter in shelf.letters() if meant(letter)]
+        for letter in filter(meant, shelf.letters()):
+            asked[letter.fingerprint()] += 1
+            found.append(setup.redact(letter.show()))
     if not dry_run and found:
         # Asked with nothing in hand: however long the answer takes, nobody is kept from the letters.
         if sys.stdin.isatty() and not yes:
             many = f"{len(found)} dead letter{'s' if len(found) != 1 else ''}"
             click.confirm(f"Remove {many} for good?", abort=True, err=True)
-        with open_shelf(setup.settings) as shelf, progress("removed", len(found)) as step:
-            # No more than were asked about: others may have died meanwhile.
-            for letter in itertools.islice(filter(meant, shelf.letters()), len(found)):
-                shelf.remove(letter)
-                step()
+        asked_for, found = len(found), []
+        with open_shelf(setup.settings) as shelf, progress("removed", asked_for) as step:
+            # Those that were asked about and no others: some may have gone meanwhile, and others died.
+            for letters in _batches(_those(asked, shelf.letters()), REMOVED_AT_ONCE, step):
+                shelf.remove(letters)
+                found += [setup.redact(letter.show()) for letter in letters]
     _print_done(found, [], as_json=as_json, verb="would be removed" if dry_run else "removed")
     return _unfound(ids, {each["id"] for each in found})
+
+
+def _those(asked: Counter[bytes], letters: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
+    """Give those of the letters that were asked about, each as often as it was."""
+    for letter in letters:
+        same = letter.fingerprint()
+        if asked[same] > 0:
+            asked[same] -= 1
+            yield letter
 
 
 def _print_done(done: list[dict[str, Any]], problems: list[dict[str, Any]], *, as_json: bool, verb: str) -> None:

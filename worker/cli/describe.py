@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli import Setup
+from worker.cli.ask import types_like
 from worker.cli.screen import json_option, show_json, table
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def describe(operation: Operation, connections: Iterable[Connection]) -> dict[st
 
 
 @click.command()
-@click.argument("type_", metavar="[TYPE]", required=False)
+@click.argument("type_", metavar="[TYPE]", required=False, shell_complete=types_like)
 @click.option("--json", "as_json", is_flag=True, help="It is JSON anyhow.")
 @click.pass_obj
 def schema(setup: Setup, type_: str | None, *, as_json: bool) -> int:  # noqa: ARG001 - see its help

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli import Setup
-from worker.cli.ask import check_connection
+from worker.cli.ask import check_connection, connections_like
 from worker.cli.screen import json_option, show_json, span
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 @click.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections_like)
 @click.option("--for", "duration", type=Duration(), metavar="DURATION", help="Open it again after this (10m, 2h).")
 @json_option
 @click.pass_obj
@@ -51,7 +51,7 @@ def pause(setup: Setup, connection: str, duration: timedelta | None, *, as_json:
 
 
 @click.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections_like)
 @json_option
 @click.pass_obj
 def resume(setup: Setup, connection: str, *, as_json: bool) -> int:

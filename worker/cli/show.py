@@ -50,7 +50,9 @@ def show(setup: Setup, command_id: str, *, as_json: bool) -> int:
 
     entries, views = asyncio.run(look())
     now = datetime.now(UTC)
-    letters = _dead(setup, command_id) if not entries or any(each["state"] == "dead" for each in entries) else []
+    letters: list[dict[str, Any]] | None = []
+    if not entries or any(each["state"] == "dead" for each in entries):
+        letters = _dead(setup, command_id, known=bool(entries))
     told = [entry_values(each, _view(settings, each, views), settings, now) for each in entries]
     if not told and not letters:
         why = _why_unknown(setup, command_id)
@@ -61,14 +63,14 @@ def show(setup: Setup, command_id: str, *, as_json: bool) -> int:
         return FAILED
     if as_json:
         show_json(setup.redact({"id": command_id, "commands": told, "dead_letters": letters}))
-        return 0
+        return FAILED if letters is None else 0
     for value in told:
         _print_entry(setup.redact(value), now)
-    for letter in letters:
+    for letter in letters or ():
         click.echo(f"Dead letter: {clean(setup.redact(letter['message']))} (kind {clean(letter['kind'])}).")
     if letters:
         click.echo(f"`planrelay dead show {command_id}` shows it, `planrelay dead replay {command_id}` runs it anew.")
-    return 0
+    return FAILED if letters is None else 0
 
 
 def _view(settings: Settings, entry: Mapping[str, str], views: Mapping[str, GateView]) -> GateView | None:
@@ -76,12 +78,24 @@ def _view(settings: Settings, entry: Mapping[str, str], views: Mapping[str, Gate
     return None if connection is None else views.get(connection.limit_key)
 
 
-def _dead(setup: Setup, command_id: str) -> list[dict[str, Any]]:
-    """Find a command's dead letters: what was refused at once is nowhere else."""
-    from worker.cli.dead import open_shelf
+def _dead(setup: Setup, command_id: str, *, known: bool) -> list[dict[str, Any]] | None:
+    """
+    Find a command's dead letters: what was refused at once is nowhere else.
 
-    with open_shelf(setup.settings) as shelf:
-        return [letter.show() for letter in shelf.letters() if letter.id == command_id]
+    None: they can't be looked at, which is said, where something else is `known` that can be told all the same.
+    """
+    from worker.cli.dead import open_shelf
+    from worker.dead_letters import Occupied
+
+    try:
+        with open_shelf(setup.settings) as shelf:
+            return [letter.show() for letter in shelf.letters() if letter.id == command_id]
+    except (ConnectionError, Occupied) as error:
+        if not known:
+            raise
+        reason = clean(setup.redact(str(error)))
+        click.echo(f"planrelay: The dead letters can't be looked at ({reason}); see `planrelay status`.", err=True)
+        return None
 
 
 def _why_unknown(setup: Setup, command_id: str) -> str:
@@ -151,7 +165,7 @@ def why(values: Mapping[str, Any], lease: datetime | None, gate: GateView | None
     """Say in one sentence why a command is where it is, and what to do about it."""
     state, reason = values["state"], values["reason"]
     cause = _REASONS.get(reason or "", f"the reason was {reason}") if reason else ""
-    error = f"; the last error was: {values['last_error']}" if values["last_error"] else ""
+    error = f"; the last error was: {values['last_error'].rstrip('.')}" if values["last_error"] else ""
     match state:
         case "done":
             return "It is done."
