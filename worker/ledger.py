@@ -419,7 +419,8 @@ class Ledger:
         answer = await self._claim(held.key, held.claim, held.fields)
         if answer[0] != b"run":
             raise ClaimLost(digest)
-        log.warning("ledger.restored", command_id=held.key.id)
+        key = held.key
+        log.warning("ledger.restored", command_id=key.id, type=key.type, connection=key.connection)
 
     def notes(self, digest: str) -> Mapping[str, str]:
         """Give what was written down of a command that is claimed here: a parked copy carries it along."""

@@ -418,7 +418,7 @@ class Engine:
         if claim is not None and claim.late:
             gateway.on_permit = functools.partial(self._begin, ticket)
         job.run, job.gateway = run, gateway
-        log.debug("command.started")
+        log.info("command.started")
         with self.metrics.in_flight(ticket.connection.name):
             error = await self._body(job, run)
         tally = gateway.tally

@@ -26,6 +26,7 @@ from worker.telemetry import Endpoints, Metrics, Redactor, configure_logging
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from sandbox import SandboxThread
     from tests.fleet import Fleet
 
 SECOND = timedelta(seconds=1)
@@ -175,3 +176,32 @@ def test_a_traceback_is_a_structure_without_local_variables(capsys: pytest.Captu
         assert told["exc_value"] == "no [redacted] 6"
         assert told["frames"]
         assert "s3cret" not in json.dumps(line)
+
+
+def test_every_line_of_a_commands_life_says_whose_it_is(
+    make_fleet: Callable[..., Fleet], sandbox: SandboxThread
+) -> None:
+    """One line at each edge, with the command's id, type, connection and attempt; also of one that is refused."""
+    unit = sandbox.seed("planpoint", "units", count=1)[0]
+    sandbox.faults.add("status", status=429, headers={"Retry-After": "1"}, operation="unit.read", times=1)
+    fleet = make_fleet(retry={"inline_wait": "0s"})
+    (worker,) = fleet.start()
+    done = fleet.send("planpoint.unit.read", "tower", {"id": unit})
+    fleet.wait(done)
+    failed = fleet.send("planpoint.unit.read", "tower", {"id": "0123456789abcdef01234567"})
+    fleet.wait(failed)
+    refused = fleet.send("planpoint.unit.read", "tower", {"idd": unit})
+    fleet.wait(refused)
+    fleet.send("planpoint.unit.read", "tower", {"id": unit}, id=done)
+    eventually(lambda: "command.repeated" in worker.log.read_text(), what=worker.tail())
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+    lives = [line for line in lines if line["event"].startswith("command.")]
+    assert all(line["type"] == "planpoint.unit.read" and line["connection"] == "tower" for line in lives)
+    told: dict[str, list[tuple[str, int]]] = {}
+    for line in lives:
+        told.setdefault(line["command_id"], []).append((line["event"].removeprefix("command."), line["attempt"]))
+    deferred = [("started", 1), ("deferred", 1)]
+    assert told[done][:2] == deferred
+    assert told[done][-3:] == [("started", 1), ("done", 1), ("repeated", 1)]
+    assert told[failed] == [("started", 1), ("discarded", 1)]
+    assert told[refused] == [("refused", 1)]
