@@ -9,8 +9,9 @@ code should inspect the X-Rate-Limit-Remaining"). So both are learned, from one 
 that was sent when `n` points were known to be left is answered with more than `n`. Between the two a window began.
 
 - While more than half is left, or enough for all that wait, nobody is held up.
-- Below that, what is left is spread over the rest of the window. Requests then come steadily, so the beginning of the
-  next window is seen within one gap, without running into the limit to find it.
+- Below that, what is left is spread over the rest of the window, to its probable end. Requests then come steadily, so
+  the beginning of the next window is seen within one gap, without running into the limit to find it.
+- Nobody waits for a window's latest end but the scout: what was not spent by its end is lost.
 - While the length is unknown, a window is taken to last as long again as it has lasted.
 - With nothing left, one request (a scout) goes out at the latest end of the window; its answer opens the next.
 """
@@ -43,6 +44,9 @@ SURE: Final = 0.3
 
 DENSE: Final = 0.6
 """The longest part of a window without a request after which its end was still seen."""
+
+LONGER: Final = 1.25
+"""How much longer than it has lasted a window is taken to be that outlasted its length; the next ones say it better."""
 
 DEARER: Final = 1.25
 """A cost under this is taken as one point a request."""
@@ -89,8 +93,12 @@ class Points:
     """How long a window may last, seen from inside one; 0: no idea."""
     length: float | None = None
     """A window lasts at most this long; None: not known yet."""
+    least: float = 0.0
+    """It lasts at least this long; 0: not known yet."""
     anchor: float | None = None
     """After this began the first of `since` windows in a row, which were counted to measure them."""
+    anchored: float = 0.0
+    """Before this it began."""
     since: int = 0
     inside: float = 0.0
     """When the last request that the present window answered was sent."""
@@ -168,6 +176,7 @@ class Points:
         """Learn how long a window lasts, at most, from one that began since `inside` and before `begun`."""
         windows = 0 if self.length is None else self._windows(begun - self.begun)
         probably = begun
+        self.least = max(self.least, self.inside - self.begun_before)
         if begun - self.inside > DENSE * (begun - self.begun_before):
             self.anchor = None  # nobody asked for most of that time: windows may have passed unseen
         elif self.begun_after is None:
@@ -175,12 +184,15 @@ class Points:
         else:
             longest = max(begun - self.begun_after, SHORTEST)
             if self.anchor is None or not windows:
-                self.anchor, self.since = self.begun_after, 1
+                self.anchor, self.anchored, self.since = self.begun_after, self.begun_before, 1
             else:
                 # Over many windows the error of each end, a gap between two requests, counts for less and less.
                 self.since += windows
                 longest = min(longest, (begun - self.anchor) / self.since)
+            self.least = max(self.least, (self.inside - self.anchored) / self.since)
             self.length = longest if self.length is None else min(self.length, longest)
+            if self.least > self.length:
+                self.least = 0.0  # windows have become shorter
         if windows and self.length is not None and self.inside < self.begun + windows * self.length < begun:
             probably = self.begun + windows * self.length  # where windows follow a clock, that is nearer than our gaps
         self.begun = probably
@@ -207,8 +219,9 @@ class Points:
 
     def _outlast(self, sent: float) -> None:
         """The present window was still there at `sent`: it is longer than thought, if it is."""
-        if self.length is not None and sent - self.begun_before > self.length:
-            self.length = 1.1 * (sent - self.begun_before)
+        lasted = sent - self.begun_before
+        if self.length is not None and lasted > self.length:
+            self.length, self.least = LONGER * lasted, lasted
             self.anchor = None
 
     # What may be spent
@@ -217,6 +230,14 @@ class Points:
     def end(self) -> float | None:
         """The latest end of the present window; None: not known."""
         return None if self.length is None else self.begun_before + self.length + MARGIN
+
+    def _probable_end(self, length: float) -> float:
+        """Give when the present window ends, if it began and lasts as the middle of what is known has it."""
+        begun = (
+            self.begun if self.begun_after is None else min(self.begun, 0.5 * (self.begun_after + self.begun_before))
+        )
+        least = self.least if 0 < self.least < length else length
+        return begun + 0.5 * (least + length)
 
     def plenty(self, demand: int) -> bool:
         """Whether nobody needs to be held up for points."""
@@ -257,7 +278,8 @@ class Points:
         if self.length is None:
             rest = max(since - self.begun, self.begun + self.hunch - since, SHORTEST)
         else:
-            rest = max(self.begun + self.length - since, 0.0)
+            # Near the end no faster than twice the pace from window to window: in a rush they overtake each other.
+            rest = max(self._probable_end(self.length) - since, 0.5 * self.length * usable / self.quota)
         return rest * self.cost * spread / usable
 
     def rate(self, now: float) -> float:

@@ -91,8 +91,32 @@ def test_windows_are_spent_and_not_run_into(period: float) -> None:
 
     passed, refused = spend(points, vendor, begin, begin + 20 * period)
 
-    assert passed >= 0.93 * 20 * vendor.quota
+    assert passed >= 0.95 * 20 * vendor.quota
     assert refused <= 0.01 * passed
+
+
+def test_what_is_left_is_gone_by_the_windows_probable_end() -> None:
+    """A window that may last from 1.7 to 2.4 s is not spread over the longest: what is left at its end is lost."""
+    points = Points(
+        left=10,
+        quota=50,
+        begun_after=999.6,
+        begun_before=1000.2,
+        begun=1000.2,
+        length=2.4,
+        least=1.7,
+        last_start=1001.0,
+    )
+
+    at = []
+    now = 1001.0
+    while points.left >= 1:
+        at += [start.at for start in points.give(now, 1, demand=1000)]
+        now += 0.01
+
+    assert at[-1] == pytest.approx(999.9 + 2.05, abs=0.02)
+    assert points.end is not None
+    assert points.wait(at[-1], demand=1000) == pytest.approx(points.end - at[-1])
 
 
 def test_a_price_is_learned() -> None:
@@ -126,7 +150,7 @@ def test_enough_for_all_who_wait_holds_nobody_up() -> None:
 
 def test_below_half_the_rest_is_spread_over_the_window() -> None:
     """What is left goes out evenly until the window's end."""
-    points = Points(left=10, quota=100, begun_after=999.0, begun_before=1000.0, begun=1000.0, length=10.0)
+    points = Points(left=10, quota=100, begun_after=999.9, begun_before=1000.0, begun=1000.0, length=10.0)
 
     at = []
     now = 1005.0
@@ -138,7 +162,7 @@ def test_below_half_the_rest_is_spread_over_the_window() -> None:
         now += 0.05
 
     gaps = [later - earlier for earlier, later in pairwise(at)]
-    assert at[-1] == pytest.approx(1010.0, abs=0.1)
+    assert at[-1] == pytest.approx(1009.95, abs=0.1)
     assert max(gaps) - min(gaps) < 0.06
 
 
