@@ -65,6 +65,12 @@ async def approved(run: Run, id: str, what: str, **scope: Any) -> Plan:
     return plan
 
 
+def refuse_rejected(plan: Plan) -> None:
+    """Raise `BadCommand` where somebody has rejected the plan while it was being applied: the rest is not written."""
+    if plan.state is PlanState.REJECTED:
+        raise BadCommand(f"Plan {plan.id} was rejected by {plan.decided_by}: nothing more of it is written.")
+
+
 async def told(
     run: Run,
     plan: Plan,

@@ -209,8 +209,9 @@ class Plans:
         return await self._decide(id, (PlanState.PLANNED, PlanState.HELD), PlanState.REJECTED, by, now)
 
     async def applied(self, id: str) -> Plan:
-        """Say that a plan has been applied, whether it needed approval or not."""
-        return await self._decide(id, (PlanState.PLANNED, PlanState.APPROVED), PlanState.APPLIED, "", None)
+        """Say that a plan has been applied, whether it needed approval or not; a rejection that came too late, too."""
+        allowed = (PlanState.PLANNED, PlanState.APPROVED, PlanState.REJECTED)
+        return await self._decide(id, allowed, PlanState.APPLIED, "", None)
 
     async def _decide(
         self, id: str, allowed: tuple[PlanState, ...], to: PlanState, by: str, now: datetime | None

@@ -60,6 +60,7 @@ class Sync:
             plan = await run.plans.load(made["id"])
             if data.mode == "plan" or made["held"]:
                 return await self._told(plan, "held" if made["held"] else "planned", made["warnings"])
+            planned.refuse_rejected(plan)
             return await self._applied(plan, made["warnings"])
 
     # Planning

@@ -74,6 +74,7 @@ class Reconcile:
             plan = await run.plans.load(made["id"])
             if data.mode == "plan" or made["held"]:
                 return await self._told(plan, "held" if made["held"] else "planned")
+            planned.refuse_rejected(plan)
             items = await self._writes(plan)
             overtaken = await self._overtaken(items, datetime.fromisoformat(made["at"])) if resumed else set()
             await run.remember(_LAST_RUN, run.digest)

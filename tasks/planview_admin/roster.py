@@ -39,6 +39,8 @@ _SYNONYMS: Final = {
 _TEXTS: Final = frozenset({"id", "username", "first_name", "last_name", "name"})
 _NOT_OURS: Final = frozenset({"last_login"})
 _ADMIN_ROLES: Final = {"admin": ADMINISTRATOR}
+# One address: not "Ada <ada@x.y>", mailto:, or several in one cell.
+_ADDRESS: Final = re.compile(r"[^\s\x00-\x1f\x7f@,;:<>]+@[^\s\x00-\x1f\x7f@,;:<>]+")
 _LISTED: Final = re.compile(r"[;|\n]")
 
 
@@ -172,8 +174,7 @@ def _keys_first(name: str) -> int:
 
 def _email(cell: Any) -> str:
     address = composed(visible(text(cell)))
-    local, at, domain = address.rpartition("@")
-    if not at or not local or not domain or any(char.isspace() for char in address):
+    if not _ADDRESS.fullmatch(address):
         raise Unclear(f"{address[:60]!r} is no address")
     return address
 

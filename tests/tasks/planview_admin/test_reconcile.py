@@ -10,7 +10,7 @@ import pytest
 
 import tasks.planview_admin.tasks
 from config.connections import Override
-from tests.tasks.bench import Bench, answer, cut
+from tests.tasks.bench import NOW, Bench, answer, cut
 from tests.tasks.planview_admin.conftest import Customer
 from worker.artifacts import Artifacts
 from worker.errors import BadCommand, ContractBroken, Forbidden, RateLimited, Unanswered, Unavailable
@@ -387,6 +387,22 @@ async def test_what_somebody_changed_during_a_long_pause_is_left_alone(bench: Be
 
     assert customer.users[left]["firstName"] == "Own"
     assert result["not_applied"][0]["reason"] == "changed by somebody else meanwhile"
+
+
+async def test_a_plan_that_is_rejected_while_it_is_applied_goes_no_further(bench: Bench, customer: Customer) -> None:
+    """Between two runs of its command, that is: what was written stays, nothing more is."""
+    customer.fill(30)
+    bench.wire = cut(customer, method="PATCH", after_effect=False)
+    data = roster(*rows(1, 3, first_name="Eda"))
+    with pytest.raises(Postpone):
+        await bench.do(RECONCILE, data, key="k")
+    (plan,) = await bench.plans.list()
+    await bench.plans.reject(plan.id, by="ada", now=NOW)
+    written_before = list(customer.writes)
+
+    with pytest.raises(BadCommand, match="was rejected by ada"):
+        await bench.do(RECONCILE, data, key="k")
+    assert customer.writes == written_before
 
 
 async def test_another_reconcile_in_between_is_noticed(bench: Bench, customer: Customer) -> None:

@@ -98,6 +98,10 @@ def test_a_name_is_divided_only_where_there_is_one_way(name: str, fields: dict[s
     [
         ({"first_name": "Ada"}, "has none of id, username and email"),
         ({"email": "ada"}, "'ada' is no address"),
+        ({"email": "a@x.y;b@x.y"}, "is no address"),
+        ({"email": "<ada@x.y>"}, "is no address"),
+        ({"email": "mailto:ada@x.y"}, "is no address"),
+        ({"email": "\x00ada@x.y"}, "is no address"),
         ({"email": "a@x.y", "role": "emperor"}, "'emperor' is none of Administrator, User"),
         ({"email": "a@x.y", "status": "gone"}, "'gone' is none of Active, Pending, Inactive"),
         ({"email": "a@x.y", "admin": "perhaps"}, "neither true nor false"),
