@@ -8,6 +8,7 @@ booleans and None as such and dates in ISO 8601.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import csv
 import json
@@ -100,6 +101,7 @@ class Sheet:
         while items := batch() if self.in_thread is None else await self.in_thread(batch):
             for item in items:
                 yield item
+            await asyncio.sleep(0)  # others have their turn between two batches, also where no thread parses
 
 
 async def read_sheet(

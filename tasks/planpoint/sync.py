@@ -9,6 +9,7 @@ project, and writes what is left.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -89,7 +90,7 @@ class Sync:
             reader.read(row)
         reading = reader.finish()
         self.notes = _notes(reading)
-        return difference(reading, units, data)
+        return await asyncio.to_thread(difference, reading, units, data)
 
     async def _sheet(self) -> Any:
         assert self.data.rows_url is not None  # noqa: S101 - the model has seen to it
