@@ -1,8 +1,8 @@
 """
 Workbooks (XLSX): the rows of the first visible worksheet, without trusting what the file says of itself.
 
-Numbers, booleans and None come as such, dates in ISO 8601. A zip bomb, a document type, formulas that nobody calculated
-(their cells would seem empty) are refused.
+Numbers, booleans and None come as such, dates in ISO 8601. A zip bomb, parts that take minutes and gigabytes to parse,
+a document type, formulas that nobody calculated (their cells would seem empty) are refused.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from typing import Any, Final
 LARGEST_UNPACKED: Final = 512 * 1024 * 1024
 """Bytes of an XLSX once unpacked; a larger one is taken for a zip bomb."""
 
+LARGEST_PART: Final = 64 * 1024 * 1024
+"""Bytes of a part that is parsed whole, unpacked: the texts of all cells, say, which take four times as much memory."""
+
+MOST_ELEMENTS: Final = 500_000
+"""Elements of any other such part; Excel itself writes 65,490 cell formats at most."""
+
 WIDEST: Final = 4096
 """Cells of one row of an XLSX."""
+
+LAST_ROW: Final = 1_048_576
+"""The last row that a worksheet has."""
 
 _EXCEL_ERRORS: Final = frozenset(
     {"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#SPILL!", "#CALC!"}
@@ -64,19 +73,38 @@ def _guard(data: bytes) -> None:
             if len(members) > 10_000 or sum(member.file_size for member in members) > LARGEST_UNPACKED:
                 raise Unreadable(f"unpacks to more than {LARGEST_UNPACKED // 1024**2} MiB; divide it")
             for member in members:
-                if member.filename.startswith("xl/worksheets/") and member.filename.endswith(".xml"):
-                    with archive.open(member) as file:
+                with archive.open(member) as file:
+                    if member.filename.startswith("xl/worksheets/") and member.filename.endswith(".xml"):
                         _guard_worksheet(file)
+                    elif not member.filename.startswith("xl/media/"):
+                        _guard_part(member, file)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise Unreadable(f"is no workbook ({error}); save it as .xlsx") from None
+
+
+def _guard_part(member: zipfile.ZipInfo, file: Any) -> None:
+    if member.file_size > LARGEST_PART:
+        raise Unreadable(
+            f"has a part {member.filename!r} that unpacks to more than {LARGEST_PART // 1024**2} MiB; divide it"
+        )
+    data = file.read()
+    _refuse_document_type(data)
+    if member.filename != "xl/sharedStrings.xml" and data.count(b"<") > MOST_ELEMENTS:
+        raise Unreadable(
+            f"has a part {member.filename!r} of more than {MOST_ELEMENTS:,} elements; copy its cells to a new workbook"
+        )
+
+
+def _refuse_document_type(xml: bytes) -> None:
+    if b"<!DOCTYPE" in xml:
+        raise Unreadable("declares a document type, which no workbook does")
 
 
 def _guard_worksheet(file: Any) -> None:
     tail = b""
     while block := file.read(1024 * 1024):
         seen = tail + block
-        if b"<!DOCTYPE" in seen:
-            raise Unreadable("declares a document type, which no workbook does")
+        _refuse_document_type(seen)
         if _NOT_CALCULATED.search(seen):
             raise Unreadable("has formulas that were never calculated; open it in Excel, let it calculate, save it")
         tail = seen[-_LONGEST_CELL:]
@@ -86,6 +114,9 @@ def _records(sheet: Any) -> Iterator[tuple[int, list[Any] | str]]:
     line = 0
     try:
         for line, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+            if line > LAST_ROW:  # rows up to a number that no worksheet has would be made up one by one
+                yield line, f"no worksheet has more than {LAST_ROW:,} rows; from here on nothing is read"
+                return
             if len(cells) > WIDEST:
                 yield line, f"it has {len(cells):,} cells, more than {WIDEST:,}; from here on nothing is read"
                 return

@@ -306,6 +306,38 @@ def test_a_document_type_is_refused() -> None:
         open_sheet(grown, "a.xlsx")
 
 
+@pytest.mark.parametrize(
+    ("part", "holds", "times", "says"),
+    [
+        ("xl/styles.xml", b"<xf/>", 600_000, "'xl/styles.xml' of more than 500,000 elements"),
+        ("xl/sharedStrings.xml", b"<si/>", 14 << 20, "'xl/sharedStrings.xml' that unpacks to more than 64 MiB"),
+        ("xl/workbook.xml", b"<!DOCTYPE x []>", 1, "document type"),
+    ],
+)
+def test_a_part_that_takes_minutes_to_parse_is_refused(part: str, holds: bytes, times: int, says: str) -> None:
+    """A workbook of a few kilobytes can hold millions of cell formats: each would be an object of a kilobyte."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(workbook(["a"], [1]))) as archive,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as other,
+    ):
+        for name in archive.namelist():
+            if name != part:
+                other.writestr(name, archive.read(name))
+        other.writestr(part, holds * times)
+
+    with pytest.raises(BadCommand, match=says):
+        open_sheet(file.getvalue(), "a.xlsx")
+
+
+def test_a_row_beyond_the_last_ends_the_reading() -> None:
+    """The rows up to it would be made up, a hundred million of them, one by one."""
+    data = rezipped(workbook(["a"], [1], [2]), "xl/worksheets/sheet1.xml", b'<row r="3"', b'<row r="99999999"')
+    *_, last = rows(data, "a.xlsx")
+    assert isinstance(last, BadRow)
+    assert "1,048,576 rows" in last.reason
+
+
 def test_a_damaged_workbook_tells_where_it_ends() -> None:
     """Rows before the damage are read; what follows is one bad row."""
     data = workbook(["a"], [1], [2])
