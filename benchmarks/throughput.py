@@ -4,11 +4,14 @@ Throughput of one worker process against Celery's own way and against no queue a
     .venv/bin/python benchmarks/throughput.py [--commands 2000] [--rounds 3]
 
 Needs RabbitMQ on 127.0.0.1 (`PLANRELAY_TEST_AMQP`). The vendor is the sandbox, 100 ms a call. Each contestant gets the
-same commands; what is measured is the vendor's journal: calls a second between the first and the last call's arrival.
+same commands; what is measured is commands a second from the first call's arrival at the vendor to the last call's
+answer, and for planrelay on to the last result event that the broker has.
 
 - planrelay: one worker, everything on (validation, ledger, gate, confirmed events)
 - prefork:   `celery worker -P prefork -c 8`, `asyncio.run` per task with aiohttp, late acks, quorum queue
 - aiohttp:   500 calls at once, no queue, no ledger, no events
+
+At last planrelay once more with a vendor that takes 3 s, to see how many calls one process has in flight.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +79,21 @@ def publish(exchange: str, key: str, bodies: list[bytes], content_type: str, hea
             )
 
 
-def watch(sandbox: SandboxProcess, commands: int, worker: subprocess.Popen[bytes]) -> tuple[float, int]:
-    """Wait for the last call; gives calls a second and the most at once."""
+def watch(worker: subprocess.Popen[bytes], commands: int, done: Callable[[], int]) -> float:
+    """Wait until so many are done; gives when that was."""
     end = time.monotonic() + 180
-    while sandbox.journal.count(operation="unit.read") < commands:
+    while (so_far := done()) < commands:
         if time.monotonic() > end or worker.poll() is not None:
-            raise SystemExit(f"only {sandbox.journal.count(operation='unit.read')} of {commands} calls came")
-        time.sleep(0.25)
+            raise SystemExit(f"only {so_far} of {commands} commands were done")
+        time.sleep(0.05)
+    return time.monotonic()
+
+
+def rate(sandbox: SandboxProcess, until: float | None = None) -> tuple[float, int]:
+    """Give calls a second, from the first one's arrival to the last one's answer or `until`, and the most at once."""
     entries = sandbox.journal.entries(operation="unit.read")
-    span = max(e.arrived for e in entries) - min(e.arrived for e in entries)
-    return (len(entries) - 1) / span, sandbox.journal.peak(vendor="planpoint")
+    end = until or max(entry.answered or 0.0 for entry in entries)
+    return len(entries) / (end - min(entry.arrived for entry in entries)), sandbox.journal.peak(vendor="planpoint")
 
 
 def planrelay(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float, int]:
@@ -111,13 +120,18 @@ def planrelay(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float,
         publish(topology.COMMANDS, "planpoint.unit.read", bodies, "application/cloudevents+json", none)
         log = (home / "log").open("wb")
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", "bench@%h"]
-        worker = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=log, stderr=log)
-        try:
-            return watch(sandbox, commands, worker)
-        finally:
-            worker.terminate()
-            worker.wait(60)
-            embedded.stop(home / "var")
+        with kombu.Connection(AMQP) as connection, connection.channel() as channel:
+            told = topology.events_exchange()(channel)
+            told.declare()
+            events = kombu.Queue(f"benchmark.{uuid.uuid4().hex}", told, routing_key="#", exclusive=True)(channel)
+            events.declare()
+            worker = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=log, stderr=log)
+            try:
+                return rate(sandbox, watch(worker, commands, lambda: events.queue_declare(passive=True).message_count))
+            finally:
+                worker.terminate()
+                worker.wait(60)
+                embedded.stop(home / "var")
 
 
 def prefork(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float, int]:
@@ -135,7 +149,9 @@ def prefork(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float, i
     command += ["-P", "prefork", "-c", "8", "-l", "ERROR"]
     worker = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return watch(sandbox, commands, worker)
+        watch(worker, commands, lambda: sandbox.journal.count(operation="unit.read"))
+        time.sleep(0.5)  # for the last answers
+        return rate(sandbox)
     finally:
         worker.terminate()
         worker.wait(60)
@@ -160,9 +176,7 @@ def alone(sandbox: SandboxProcess, unit: str, commands: int) -> tuple[float, int
             await asyncio.gather(*(one() for _ in range(commands)))
 
     asyncio.run(run())
-    entries = sandbox.journal.entries(operation="unit.read")
-    span = max(e.arrived for e in entries) - min(e.arrived for e in entries)
-    return (len(entries) - 1) / span, sandbox.journal.peak(vendor="planpoint")
+    return rate(sandbox)
 
 
 def main() -> None:
@@ -178,16 +192,19 @@ def main() -> None:
         for name, contestant in contestants.items():
             with SandboxProcess(latency="100ms") as sandbox:
                 unit = sandbox.seed("planpoint", "units", count=1)[0]
-                rate, peaks[name] = contestant(sandbox, unit, options.commands)
-            rates[name].append(rate)
-            print(f"round {number + 1}  {name:14} {rate:8.0f} calls/s   {peaks[name]} at once", flush=True)
+                each, peaks[name] = contestant(sandbox, unit, options.commands)
+            rates[name].append(each)
+            print(f"round {number + 1}  {name:14} {each:8.0f} commands/s   {peaks[name]} at once", flush=True)
     ours = statistics.median(rates["planrelay"])
     print(f"\n{'':14} {'median/s':>9} {'min':>7} {'max':>7} {'at once':>8}   planrelay is")
-    for name, each in rates.items():
-        median = statistics.median(each)
+    for name, found in rates.items():
+        median = statistics.median(found)
         print(
-            f"{name:14} {median:9.0f} {min(each):7.0f} {max(each):7.0f} {peaks[name]:8}   {ours / median:.2f} x of it"
+            f"{name:14} {median:9.0f} {min(found):7.0f} {max(found):7.0f} {peaks[name]:8}   {ours / median:.2f} x of it"
         )
+    with SandboxProcess(latency="3s") as sandbox:
+        _, peak = planrelay(sandbox, sandbox.seed("planpoint", "units", count=1)[0], 1000)
+    print(f"\nWith 3 s a call, one planrelay process had {peak} calls in flight at once (max_in_flight = 500).")
 
 
 if __name__ == "__main__":

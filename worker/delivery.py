@@ -65,6 +65,8 @@ class Journey:
     publisher: str | None = None
     """The broker user that published the command, as RabbitMQ validated it."""
     error: str = ""
+    """What the last try that failed said, and `status` how it was answered."""
+    status: int | None = None
     notes: Mapping[str, str] | None = None
     """What the ledger holds of the command, should it forget: steps and intents, as they are kept there."""
     unsure: bool = False
@@ -98,6 +100,8 @@ class Journey:
         for name in ("attempt", "deferrals", "streak", "generation", "requests", "run"):
             if type(raw.get(name, 0)) is not int:
                 raise TypeError(f"{name} is no whole number")
+        if not isinstance(raw.get("status"), int | None):
+            raise TypeError("status is no whole number")
         if not isinstance(raw.get("notes"), Mapping | None):
             raise TypeError("notes is no object")
         return cls(**raw)

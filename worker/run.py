@@ -98,6 +98,7 @@ class Run:
     claim: Claim | None
     """None: the state store is away and the run is unclaimed."""
     last_error: str = ""
+    last_status: int | None = None
     unsure: bool = False
     """Whether there may have been an earlier run that nobody remembers: every request that makes something is looked up
     before it is sent."""
@@ -185,7 +186,8 @@ class Run:
             if found is not None:
                 return await self._keep(step, Once(found, "adopted"))
         if self.attempt > self.host.settings.retry.max_attempts:
-            raise Unavailable(self.last_error or "The vendor gave no answer, and nothing was created.")
+            said = self.last_error or "The vendor gave no answer, and nothing was created."
+            raise Unavailable(said, status=self.last_status)
         if self.claim is None:
             raise Postpone(STORE_PATIENCE, "store_away")
         await self._write(self.host.ledger.write_intent(self.digest, name))

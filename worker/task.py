@@ -412,6 +412,7 @@ class Engine:
             digest=ticket.command.key,
             claim=claim,
             last_error=journey.error,
+            last_status=journey.status,
             unsure=claim is not None and self._forgotten(ticket.delivery, claim),
             log=log,
         )
@@ -538,6 +539,7 @@ class Engine:
         journey = ticket.delivery.journey
         until = self.now() + wait
         said = getattr(error, "message", "") or journey.error
+        status = journey.status if error is None else getattr(error, "status", None)
         notes: Mapping[str, str] | None = journey.notes
         unsure = journey.unsure or ticket.delivery.redelivered or reason == "running_elsewhere"
         if job.claimed:
@@ -547,6 +549,7 @@ class Engine:
             not_before=until if wait > timedelta(0) else None,
             generation=journey.generation + (1 if own else 0),
             error=said[:500],
+            status=status,
             notes=None if unsure else notes or None,
             unsure=unsure,
             **(changes or {}),

@@ -80,6 +80,7 @@ def test_an_answer_goes_to_any_other_queue() -> None:
         '{"received": 5}',
         '{"received": "2026-11-22T12:00:00Z", "attempt": "2"}',
         '{"received": "2026-11-22T12:00:00Z", "run": true}',
+        '{"received": "2026-11-22T12:00:00Z", "status": "500"}',
         '{"received": "2026-11-22T12:00:00Z", "notes": []}',
     ],
 )
@@ -91,5 +92,5 @@ def test_a_journey_that_no_worker_wrote_is_none(forged: str) -> None:
 
 def test_a_journey_survives_its_header() -> None:
     """Written and read again it is the same."""
-    journey = Journey(received=NOW, attempt=3, deferrals=2, not_before=NOW, notes={"s:a": "1"}, unsure=True)
+    journey = Journey(received=NOW, attempt=3, deferrals=2, not_before=NOW, status=500, notes={"s:a": "1"}, unsure=True)
     assert Journey.load(journey.dump()) == journey
