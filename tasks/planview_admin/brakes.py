@@ -3,8 +3,8 @@ Whether a plan needs somebody's approval.
 
 Pure. What can lock people out is braked: users deactivated, and users who lose a product environment. Whatever a roster
 says, and whatever went wrong with it, no more of them lose their access unseen than the command allows. So is what a
-column in the wrong place does to many: other names to sign in by, administrators. And what a directory that shows too
-little makes of a roster.
+column in the wrong place or an old roster does to many: other names to sign in by, administrators, access given back.
+And what a directory that shows too little makes of a roster.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SHRUNKEN: Final = 0.8
 
 AT_ONCE: Final = 10
 AT_ONCE_SHARE: Final = 0.05
-"""How many users, and what share of the active ones, get other names or become administrators without approval: whoever
-is over both looks like a column in the wrong place."""
+"""How many users, and what share of the active ones, get other names, become administrators or are let in again without
+approval: over both, a column looks to be in the wrong place, or the roster old."""
 
 _ORDER: Final = {action: place for place, action in enumerate(("invalid", "excluded", *WRITES))}
 
@@ -156,10 +156,17 @@ def _mistaken(items: Sequence[Item], users: Sequence[Mapping[str, Any]], active:
     """Say what looks like a column in the wrong place, or a field that is known by another key."""
     changed = [item["changes"] for item in items if item["action"] in {"update", "reactivate"}]
     renamed = sum(any(name in each and each[name]["before"] for name in ("username", "email")) for each in changed)
-    raised = sum(each.get("role", {}).get("after") == ADMINISTRATOR for each in changed)
-    for count, would in ((renamed, "get another username or email to sign in by"), (raised, "become administrators")):
+    raised = sum(
+        item["changes"].get("role", {}).get("after") == ADMINISTRATOR for item in items if item["action"] in WRITES
+    )
+    back = sum(item["action"] == "reactivate" for item in items)
+    for count, would in (
+        (renamed, "users would get another username or email to sign in by: is a column in the wrong place?"),
+        (raised, "users would become administrators: is a column in the wrong place?"),
+        (back, "inactive users would be let in again: is the roster an old one?"),
+    ):
         if count > AT_ONCE and _share(count, active) > AT_ONCE_SHARE:
-            yield f"{count} of {active} active users would {would}: is a column in the wrong place?"
+            yield f"{count} {would} ({active} are active)"
     if any("products" in each for each in changed) and not any("products" in user for user in users):
         yield "No user shows products, so nobody can tell who would lose some: set fields.products of the connection."
 

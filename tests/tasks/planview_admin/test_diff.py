@@ -302,6 +302,15 @@ def test_a_column_in_the_wrong_place_is_held(field: str, count: int, of: int, sa
     assert says is None or says in reasons[0]
 
 
+def test_an_old_roster_lets_nobody_in_again_unseen() -> None:
+    """Who left stands in it without a status, as if active: a few are let in, many are looked at first."""
+    rows = [{"email": f"user{n}@x.y"} for n in range(1, 12)]
+    users = [user(n, status="Inactive" if n <= 11 else "Active") for n in range(1, 101)]
+
+    assert "11 inactive users would be let in again" in plan(rows, users).reasons[0]
+    assert plan(rows[1:], users).reasons == ()
+
+
 def test_a_directory_that_shrank_makes_nobody_twice() -> None:
     """Users are never deleted here: where many are gone, a reading may have lost them, and they would be made anew."""
     rows = [{"email": f"user{n}@x.y", "first_name": "A", "last_name": "B"} for n in range(1, 11)]
