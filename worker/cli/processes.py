@@ -64,7 +64,9 @@ def beat(setup: Setup, hostname: str | None) -> int:
     from worker.app import make_app
 
     app = make_app(setup.settings)
-    app.Beat(loglevel="INFO", quiet=True, remote_control=True, hostname=hostname and host_format(hostname)).run()
+    # A name of its own, as a worker has: two beats on one machine are two to `inspect`.
+    name = host_format(hostname or f"beat-{os.getpid()}@%h")
+    app.Beat(loglevel="INFO", quiet=True, remote_control=True, hostname=name).run()
     return 0
 
 
