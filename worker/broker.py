@@ -80,14 +80,17 @@ def on_the_ladder(connection: Connection) -> int:
     return sum(each.messages for each in found if each is not None)
 
 
-def differences(connection: Connection, systems: Sequence[str]) -> list[str]:
+def differences(connection: Connection, systems: Sequence[str]) -> list[str] | None:
     """
     Say what of the topology is missing on the broker or has other arguments there, one sentence each.
 
-    Bindings can't be asked for over AMQP; workers make them whenever they connect.
+    None: there is no queue of ours at all, because no worker has been there yet. Bindings can't be asked for over AMQP;
+    workers make them whenever they connect.
     """
     plan = _Plan(connection)
     topology.declare(plan, systems)
+    if not depths(connection, systems):
+        return None
     found = (declared.difference(connection) for declared in plan.declared)
     return list(dict.fromkeys(sentence for sentence in found if sentence is not None))
 

@@ -294,6 +294,20 @@ def test_check_connect_says_what_differs_on_the_broker(
         connection.channel().queue_declare(topology.BATCH, passive=True)
 
 
+def test_check_connect_finds_nothing_wrong_with_a_broker_that_no_worker_has_seen(
+    make_fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first worker there is no topology: one line says so, and the check passes."""
+    fleet = make_fleet()
+    with redis.Redis.from_url(fleet.state) as server:
+        server.delete("planrelay:queues")
+    said = CommandLine(fleet.config, monkeypatch, capsys)("check", "--connect")
+    assert said.status == 0, said.out
+    assert [line for line in said.out.splitlines() if "topology" in line] == [
+        "ok    topology: is not there yet: the first worker declares it"
+    ]
+
+
 class TestPlans:
     """`planrelay plan`."""
 

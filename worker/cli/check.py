@@ -159,7 +159,9 @@ def _check_broker(settings: Settings, slices: Slices) -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         yield Finding("broker", where, f"{where} does not answer ({error}); start it, or correct broker.url")
         return
-    if found:
+    if found is None:
+        yield Finding("topology", "is not there yet: the first worker declares it")
+    elif found:
         yield from (Finding("topology", "", each) for each in found)
     else:
         yield Finding("topology", "is as this version declares it")
