@@ -128,13 +128,13 @@ def test_a_worker_is_ready_while_broker_and_state_store_answer(
 
 
 @contextlib.contextmanager
-def logs(capsys: pytest.CaptureFixture[str]) -> Iterator[list[dict[str, Any]]]:
-    """Log as a worker does for the block; gives its lines, which are there after it."""
+def logs(capsys: pytest.CaptureFixture[str], *, terminal: bool = False) -> Iterator[list[Any]]:
+    """Log as a worker does for the block; gives its lines (as they are on a terminal), which are there after it."""
     root, kept = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers, root.level
     quiet = {name: logging.getLogger(name).level for name in ("celery.worker.strategy", "kombu", "amqp")}
-    lines: list[dict[str, Any]] = []
-    configure_logging(Redactor(["s3cret-value"]), terminal=False)
+    lines: list[Any] = []
+    configure_logging(Redactor(["s3cret-value"]), terminal=terminal)
     try:
         yield lines
     finally:
@@ -144,7 +144,8 @@ def logs(capsys: pytest.CaptureFixture[str]) -> Iterator[list[dict[str, Any]]]:
         for name, before in quiet.items():
             logging.getLogger(name).setLevel(before)
         structlog.configure(**kept)
-    lines += [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    printed = capsys.readouterr().err.splitlines()
+    lines += printed if terminal else map(json.loads, printed)
 
 
 def test_every_records_way_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +159,20 @@ def test_every_records_way_is_the_same(capsys: pytest.CaptureFixture[str]) -> No
     assert len(lines) == 5
     assert "s3cret" not in json.dumps(lines)
     assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_has_colours_unless_nobody_wants_them(
+    no_color: str, coloured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`NO_COLOR` is heeded, and secrets are out on a terminal, too."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with logs(capsys, terminal=True) as lines:
+        structlog.get_logger("planrelay").info("ours", said="s3cret-value")
+        logging.getLogger("celery").warning("theirs s3cret-value")
+    assert len(lines) == 2
+    assert ["\x1b[" in line for line in lines] == [coloured] * 2
+    assert all("[redacted]" in line for line in lines)
 
 
 def test_a_traceback_is_a_structure_without_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
