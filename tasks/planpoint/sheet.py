@@ -222,8 +222,8 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
     """
     Read a number: as it is, or from text with this decimal mark, currency signs and grouped thousands allowed.
 
-    Without a decimal mark only whole numbers are read from text: `1.234` is a thousand to some and a bit over one to
-    others.
+    Without a decimal mark only whole numbers are read from text, in groups divided by blanks or apostrophes perhaps:
+    `1.234` is a thousand to some and a bit over one to others.
     """
     if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
         raise Unclear(f"{str(cell)[:60]!r} is no number")
@@ -232,19 +232,14 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
             raise Unclear(f"{cell} is no number")
         return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
     text = "".join(char for char in cell if unicodedata.category(char) != "Sc").strip(_BLANKS)
-    if decimal_mark is None:
-        if re.fullmatch(r"[+-]?\d{1,15}", text, re.ASCII):
-            return int(text)
-        if re.search(r"\d[.,]\d", text):
-            raise Unclear(f"{cell[:60]!r} can be read in two ways; give data.decimal_mark")
-    else:
-        groups = re.escape(_GROUPS[decimal_mark] + _BLANKS)
-        whole = rf"(?P<whole>\d{{1,15}}|\d{{1,3}}(?P<group>[{groups}])\d{{3}}(?:(?P=group)\d{{3}})*)"
-        match = re.fullmatch(
-            rf"(?P<sign>[+-]?){whole}(?:{re.escape(decimal_mark)}(?P<part>\d{{1,15}}))?", text, re.ASCII
-        )
-        if match is not None:
-            digits = re.sub(r"\D", "", match["whole"])
-            part = (match["part"] or "").rstrip("0")
-            return float(f"{match['sign']}{digits}.{part}") if part else int(match["sign"] + digits)
+    groups = re.escape((_GROUPS[decimal_mark] if decimal_mark else "") + _BLANKS)
+    whole = rf"(?P<whole>\d{{1,15}}|\d{{1,3}}(?P<group>[{groups}])\d{{3}}(?:(?P=group)\d{{3}})*)"
+    part = rf"(?:{re.escape(decimal_mark)}(?P<part>\d{{1,15}}))?" if decimal_mark else "(?P<part>)"
+    match = re.fullmatch(rf"(?P<sign>[+-]?){whole}{part}", text, re.ASCII)
+    if match is not None:
+        digits = re.sub(r"\D", "", match["whole"])
+        decimals = (match["part"] or "").rstrip("0")
+        return float(f"{match['sign']}{digits}.{decimals}") if decimals else int(match["sign"] + digits)
+    if decimal_mark is None and re.search(r"\d[.,]\d", text):
+        raise Unclear(f"{cell[:60]!r} can be read in two ways; give data.decimal_mark")
     raise Unclear(f"{cell[:60]!r} is no number")

@@ -76,7 +76,7 @@ class Sync:
         by_id = {unit["id"]: unit for unit in units}
         moved = [item for item in items if moved_on(item, by_id.get(item["id"]))]
         if not moved:
-            return {"id": approved.id, "held": False, "warnings": self._warnings()}
+            return {"id": approved.id, "held": False, "warnings": self._warnings(approved.summary)}
         some = ", ".join(str(item["key"]) for item in moved[:5])
         reason = f"{len(moved)} units have changed since plan {approved.id} was made ({some})."
         return await self._keep(await self._difference(units), (reason,))
@@ -100,10 +100,17 @@ class Sync:
         reasons += found.reasons
         held = self.data.mode == "apply" and bool(reasons) and found.summary["changed"] > 0
         plan = await planned.keep(self.run, self.data, found.items, summary=found.summary, reasons=reasons, held=held)
-        return {"id": plan.id, "held": held, "warnings": self._warnings()}
+        return {"id": plan.id, "held": held, "warnings": self._warnings(found.summary)}
 
-    def _warnings(self) -> list[str]:
-        return [*([] if self.listed is None else self.listed.warnings), *self.notes]
+    def _warnings(self, summary: Mapping[str, Any]) -> list[str]:
+        warnings = [*([] if self.listed is None else self.listed.warnings), *self.notes]
+        if summary["invalid"]:
+            warnings.append(
+                f"{summary['invalid']} rows of the sheet can't be used: the plan has their lines and reasons."
+            )
+        if summary["unknown"]:
+            warnings.append(f"{summary['unknown']} rows of the sheet are of no unit of this project: see the plan.")
+        return warnings
 
     # Applying
 
@@ -126,7 +133,9 @@ class Sync:
         left = [_left(item, written) for item in items if item["id"] in written.left]
         left += [_overtaken(item, units) for item in overtaken]
         counts = {"applied": len(items) - len(left), "not_applied": len(left)}
-        warnings = list(dict.fromkeys([*warnings, *self._warnings()]))  # also of the list that was read back
+        warnings = list(
+            dict.fromkeys([*warnings, *self._warnings(plan.summary)])
+        )  # also of the list that was read back
         if left:
             warnings.append(f"{len(left)} of {len(items)} units are not as planned: see not_applied.")
         return await self._told(plan, state, warnings, counts=counts, left=left)

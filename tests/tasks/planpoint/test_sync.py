@@ -72,6 +72,10 @@ async def test_a_plan_shows_what_would_change_and_writes_nothing(bench: Bench, a
         "unknown": 1,
         "invalid": 1,
     }
+    assert result["warnings"] == [
+        "1 rows of the sheet can't be used: the plan has their lines and reasons.",
+        "1 rows of the sheet are of no unit of this project: see the plan.",
+    ]
     assert bench.paths() == ["GET /api/units"]
 
 
