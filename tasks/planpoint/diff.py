@@ -6,10 +6,12 @@ Pure: units as they are and rows as they were read in, the plan's items and coun
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from tasks.planpoint import models
@@ -19,6 +21,8 @@ from worker.natural_key import same
 
 GONE: Final = frozenset({"leased", "sold"})
 """Statuses (folded) of units that nobody can buy any more: putting one back on sale by mistake is the costly error."""
+
+_DATED: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 Item = dict[str, Any]
 """One line of a plan: `action` is `update` (with `id`, `key`, `changes`), `unknown` or `invalid` (with `reason`)."""
@@ -85,12 +89,31 @@ def _item(wish: Wish, units: list[Mapping[str, Any]], key: str, nearly: Mapping[
     return {"action": "update", "line": wish.line, "id": units[0]["id"], "key": wish.key, "changes": changes}
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Tell whether two values of a unit are one: also a day and its midnight, which Planpoint shows in UTC."""
+    if same(one, other):
+        return True
+    return (
+        isinstance(one, str)
+        and isinstance(other, str)
+        and ((instant := _instant(one)) is not None and instant == _instant(other))
+    )
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(text) if _DATED.match(text) else None
+    except ValueError:
+        return None
+    return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+
+
 def changed(unit: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give what would change: per field, `before` and `after`, a number in the form that the unit has it in."""
     return {
         name: {"before": unit.get(name), "after": _in_the_form_of(unit.get(name), name, value)}
         for name, value in fields.items()
-        if not same(unit.get(name), value)
+        if not alike(unit.get(name), value)
     }
 
 
@@ -147,6 +170,6 @@ def moved_on(item: Item, unit: Mapping[str, Any] | None) -> bool:
     if unit is None:
         return True
     return not all(
-        same(unit.get(name), change["before"]) or same(unit.get(name), change["after"])
+        alike(unit.get(name), change["before"]) or alike(unit.get(name), change["after"])
         for name, change in item["changes"].items()
     )

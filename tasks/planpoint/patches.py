@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tasks.planpoint.diff import alike
 from worker.errors import Conflict, ContractBroken, Invalid, NotFound, RelayError
 from worker.many import Many, too_many
-from worker.natural_key import same
 
 if TYPE_CHECKING:
     from tasks.planpoint.client import Object, Planpoint
@@ -61,13 +61,13 @@ def grouped(wanted: Wanted, size: int) -> list[Patch]:
 
 def as_wanted(unit: Object | None, fields: Mapping[str, Any]) -> bool:
     """Tell whether a unit shows these fields."""
-    return unit is not None and all(same(unit.get(name), value) for name, value in fields.items())
+    return unit is not None and all(alike(unit.get(name), value) for name, value in fields.items())
 
 
 def as_it_was(unit: Object | None, before: Object, fields: Mapping[str, Any]) -> bool:
     """Tell whether nobody has touched these fields of a unit: each is as it was, or as it is wanted."""
     return unit is not None and all(
-        same(unit.get(name), before.get(name)) or same(unit.get(name), value) for name, value in fields.items()
+        alike(unit.get(name), before.get(name)) or alike(unit.get(name), value) for name, value in fields.items()
     )
 
 

@@ -548,6 +548,22 @@ async def test_numbers_keep_the_form_that_the_tenant_has_them_in(bench: Bench) -
     assert account.units[id]["bed"] == "3"
 
 
+@pytest.mark.parametrize("shown", ["2026-06-01T00:00:00.000Z", "2026-06-01T02:00:00+02:00", "2026-06-01"])
+async def test_a_day_is_a_day_however_it_is_shown(bench: Bench, account: Account, shown: str) -> None:
+    """A date from a sheet, kept as an instant by the vendor, is not written again each time."""
+    fill(account, 10, onHoldExpiresAt=shown)
+
+    result = await bench.do(
+        SYNC,
+        sheet(
+            {"unit_number": "1", "onHoldExpiresAt": "2026-06-01"}, {"unit_number": "2", "onHoldExpiresAt": "2026-06-02"}
+        ),
+    )
+
+    assert result["summary"]["changed"] == 1
+    assert account.units[ident(2)]["onHoldExpiresAt"] == "2026-06-02"
+
+
 async def test_rows_come_from_a_file_and_the_plan_goes_to_one(bench: Bench, account: Account, tmp_path: Path) -> None:
     """A CSV at an allowed place in, the plan as JSON Lines out."""
     bench.artifacts = Artifacts(("./",), cwd=tmp_path)
