@@ -31,6 +31,7 @@ from worker.errors import (
     RateLimited,
     RelayError,
     TransportError,
+    Unanswered,
     Unauthorized,
     Unavailable,
     Waitable,
@@ -54,6 +55,8 @@ POINTS_HEADER: Final = "X-Rate-Limit-Remaining"
 MOST_INLINE: Final = 3
 """Waits in a row that one request spends in the call; a vendor that still says no has its command parked."""
 
+CLOCK_GRAIN: Final = 0.01
+"""Seconds by which a timer may ring before the deadline that it was set to."""
 
 Answer = TypeVar("Answer")
 
@@ -173,6 +176,10 @@ class Gateway:
             return await transmit(stack, request, self._headers(request, authorization), permit)
         except Unauthorized as error:
             raise _Refused(error) from None
+        except Unanswered as error:
+            if time.monotonic() + CLOCK_GRAIN < self._deadline:
+                raise
+            raise DeadlineExceeded(f"{error.message} worker.command_deadline has passed.") from error
 
     async def _permit(self, stack: contextlib.AsyncExitStack, *, retry: bool) -> Permit:
         max_wait = min(self._wire.retry.inline_wait, self._left())

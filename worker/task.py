@@ -506,7 +506,8 @@ class Engine:
                 changes = {"attempt": attempt + 1, "streak": 0}
                 return await self._park(job, self._at_least(job, wait), reason, error, Ending.RETRIED, changes=changes)
             case Discard(failure):
-                if unresolved and attempt <= self.policy.max_attempts and failure.kind == "unavailable":
+                passing = failure.kind in {"unavailable", "deadline_exceeded"}
+                if unresolved and attempt <= self.policy.max_attempts and passing:
                     # The last send may have taken effect: one more look, and then nothing is sent any more.
                     changes = {"attempt": self.policy.max_attempts + 1, "streak": 0}
                     wait = self._at_least(job, timedelta(0))
