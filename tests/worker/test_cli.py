@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -270,11 +271,21 @@ class TestCheck:
         assert [line[:4].strip() for line in said.out.splitlines()] == ["ok", "ok", "ok"]
         assert "sandbox-token" not in said.out
 
+    def test_it_says_how_many_calls_are_assumed(self, planrelay: Callable[[str], CommandLine]) -> None:
+        """What no page shows may be another call at this tenant; what is configured counts no more."""
+        plain = planrelay(TOWER)("check").out
+        (assumed,) = re.findall(r"; (\d+) of \d+ calls assumed, 0 configured", plain)
+        override = '[connections.tower.operations."project.delete"]\nmethod = "POST"\n'
+        assert f"{int(assumed) - 1} of" in planrelay(TOWER + override)("check").out
+
     @pytest.mark.parametrize(
         ("settings", "problem"),
         [
             (TOWER.replace("token =", "#"), "needs token"),
             (TOWER + '[connections.tower.operations."unit.udpate"]\nmethod = "PUT"\n', "did you mean unit.update?"),
+            (TOWER + '[connections.tower.operations."unit.update"]\npath = "/units/{bn}"\n', "must have {id}"),
+            (TOWER + '[connections.tower.operations."unit.list"]\npath = "/units/{id}"\n', "no place in braces"),
+            (TOWER + '[connections.tower.operations."unit.update"]\npath = "/units/{id"\n', "must have {id}"),
             (TOWER + 'allowed_types = ["planpoint.unti.*"]\n', "planpoint.unti.*"),
             (
                 TOWER
@@ -317,6 +328,11 @@ class TestDescribing:
         table = said("operations", "planpoint").out
         assert "PUT" in table
         assert "tower" in table
+
+    def test_configured_names_stand_beside_their_path(self, planrelay: Callable[[str], CommandLine]) -> None:
+        """What a connection calls a field is seen where its method and path are."""
+        fields = '[connections.tower.operations."unit.update".fields]\nstatus = "availability"\n'
+        assert "with status = availability" in planrelay(TOWER + fields)("operations", "planpoint").out
 
     def test_without_a_configuration_there_is_still_all_to_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planrelay: Callable[[str], CommandLine]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from config.connections import Connection
     from config.settings import Schedule, Settings
     from worker.app import Slices
+    from worker.rest import Endpoint
+
+
+_PLACE: Final = re.compile(r"\{[^{}]*\}?|\}")
+"""Where an id stands in a path, and braces that belong to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,9 @@ def _findings(setup: Setup, *, connect: bool) -> Iterator[Finding]:
         return
     for connection in settings.connections.values():
         yield Finding(
-            f"connection {connection.name}", _described(connection), "; ".join(_wrong(connection, slices)) or None
+            f"connection {connection.name}",
+            _described(connection, slices),
+            "; ".join(_wrong(connection, slices)) or None,
         )
     for schedule in settings.schedules:
         said = f"{schedule.cron} {schedule.timezone}, {schedule.type}"
@@ -85,9 +93,17 @@ def _findings(setup: Setup, *, connect: bool) -> Iterator[Finding]:
         yield from _answering(settings, slices, setup.redactor.learn)
 
 
-def _described(connection: Connection) -> str:
+def _described(connection: Connection, slices: Slices) -> str:
     way = "token" if connection.token else "client credentials" if connection.client_id else "user and password"
-    return f"{connection.system} at {connection.base_url}, {way}"
+    endpoints = _endpoints(connection, slices).values()
+    assumed = sum(each.evidence == "assumed" and each.name not in connection.operations for each in endpoints)
+    known = f"{assumed} of {len(endpoints)} calls assumed, {len(connection.operations)} configured"
+    return f"{connection.system} at {connection.base_url}, {way}; {known} (`planrelay operations {connection.system}`)"
+
+
+def _endpoints(connection: Connection, slices: Slices) -> dict[str, Endpoint]:
+    mine = [each for each in slices.operations.values() if each.system == connection.system]
+    return {endpoint.name: endpoint for operation in mine for endpoint in operation.uses}
 
 
 def _wrong(connection: Connection, slices: Slices) -> Iterator[str]:
@@ -101,9 +117,11 @@ def _wrong(connection: Connection, slices: Slices) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
     mine = [each for each in slices.operations.values() if each.system == connection.system]
-    endpoints = {endpoint.name for operation in mine for endpoint in operation.uses}
-    for name in connection.operations:
-        if name not in endpoints:
+    endpoints = _endpoints(connection, slices)
+    for name, override in connection.operations.items():
+        if name in endpoints:
+            yield from _wrong_path(endpoints[name], override.path)
+        else:
             near = difflib.get_close_matches(name, endpoints, n=1)
             hint = (
                 f"did you mean {near[0]}?" if near else f"`planrelay operations {connection.system} --json` lists them"
@@ -113,6 +131,14 @@ def _wrong(connection: Connection, slices: Slices) -> Iterator[str]:
         stem = pattern.removesuffix("*")
         if not any(each.type == pattern or (stem != pattern and each.type.startswith(stem)) for each in mine):
             yield f"allowed_types has {pattern}, which is no command of {connection.system}; correct it"
+
+
+def _wrong_path(endpoint: Endpoint, path: str | None) -> Iterator[str]:
+    """Say which of a call's ids a configured path lacks, or which it has that the call does not know."""
+    wanted, given = (sorted(set(_PLACE.findall(each))) for each in (endpoint.path, path or endpoint.path))
+    if wanted != given:
+        known = " and ".join(wanted) or "no place in braces"
+        yield f"operations.{endpoint.name}: path {path} must have {known}, each where its id stands"
 
 
 def schedule_problem(schedule: Schedule, slices: Slices) -> str | None:

@@ -45,11 +45,17 @@ def operations(setup: Setup, system: str | None, *, as_json: bool) -> int:
         for endpoint in operation["endpoints"]:
             rows.append((name, endpoint["method"], endpoint["path"], endpoint["evidence"], endpoint["source"]))
             rows += [
-                ("", each["method"], each["path"], "configured", name_) for name_, each in endpoint["overrides"].items()
+                ("", each["method"], _configured(each), "configured", name_)
+                for name_, each in endpoint["overrides"].items()
             ]
             name = ""
     table(("type", "method", "path", "evidence", "source"), rows)
     return 0
+
+
+def _configured(override: dict[str, Any]) -> str:
+    names = ", ".join(f"{ours} = {theirs}" for ours, theirs in override.get("fields", {}).items())
+    return f"{override['path']} with {names}" if names else str(override["path"])
 
 
 def describe(operation: Operation, connections: Iterable[Connection]) -> dict[str, Any]:
@@ -57,12 +63,14 @@ def describe(operation: Operation, connections: Iterable[Connection]) -> dict[st
     mine = [each for each in connections if each.system == operation.system]
     endpoints = []
     for endpoint in operation.uses:
-        overrides = {}
+        overrides: dict[str, dict[str, Any]] = {}
         for connection in mine:
             override = connection.operations.get(endpoint.name)
             if override is not None:
                 changed = endpoint.overridden(override.method, override.path)
                 overrides[connection.name] = {"method": changed.method, "path": changed.path}
+                if override.fields:
+                    overrides[connection.name]["fields"] = dict(override.fields)
         endpoints.append(
             {
                 "name": endpoint.name,
