@@ -22,6 +22,7 @@ from worker.destinations import RESERVED, Destination, open_directory
 from worker.errors import BadCommand
 
 READ_SIZE: Final = 4 * 1024 * 1024
+WRITE_BACK: Final = 8 * 1024 * 1024  # bytes that wait in memory before the kernel is told to write them to the disk
 ABANDONED: Final = 7 * 24 * 3600  # seconds after which nobody comes back for a file: the ledger forgets after a week
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NOTE: Final = ".json"  # beside a file that may be continued: by which validator, and since which start of the machine
@@ -39,6 +40,8 @@ class Unfinished:
     def __init__(self, destination: Destination, *, resume_key: str | None = None) -> None:
         self.destination = destination
         self.size = 0
+        self._on_its_way = 0
+        """Bytes that the kernel was told to write to the disk."""
         self.validator: str | None = None
         self.published = False
         self._stem = f"{RESERVED}{_digest(destination.name)}-"
@@ -72,7 +75,7 @@ class Unfinished:
             os.unlink(self._name + _NOTE, dir_fd=self._directory)
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self.size, self.validator = 0, None
+        self.size, self._on_its_way, self.validator = 0, 0, None
         if validator is not None and self._resumable and _BOOT_ID.exists():
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             note = os.open(self._name + _NOTE, flags, 0o600, dir_fd=self._directory)
@@ -89,6 +92,15 @@ class Unfinished:
             written = os.write(self._fd, left)
             self.size += written
             left = left[written:]
+        if self.size - self._on_its_way >= WRITE_BACK:
+            self._write_back()
+
+    def _write_back(self) -> None:
+        """Have the disk begin, so that little is left to wait for when the file is made to last."""
+        start, self._on_its_way = self._on_its_way, self.size
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # a file system that takes no advice
+                os.posix_fadvise(self._fd, start, self.size - start, os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> None:
         """

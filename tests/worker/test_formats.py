@@ -76,6 +76,16 @@ def test_a_csv_that_is_not_whole_is_told(name: str, size: int) -> None:
     assert (findings.rows, findings.columns) == (None, None)
 
 
+@pytest.mark.parametrize("padding", [0, 500])
+def test_two_stray_quotes_are_no_cell(padding: int) -> None:
+    """Inches in bare cells of two rows hide no newline between them, be quotes many or few; real cells stay cells."""
+    long = b"x" * padding
+    stray = b'5" pipe %s,1\n' % long
+    real = b'"a ""b""\n%s,",2\r\n"""%s\n",3\n' % (long, long)
+    assert check_csv(b"name,n\n" + (stray + real) * 300) == Findings(rows=900, columns=2)
+    assert check_csv(b"name,n\n" + stray + b'6" %s\n' % long).problem is not None
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "iso-8859-1", "utf-32"])
 def test_another_encoding_may_be_declared(encoding: str) -> None:
     """A declared encoding is what the bytes are held against."""
