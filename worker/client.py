@@ -67,6 +67,12 @@ class Client:
     """A confirmed way in and an awaited way out; close it, or use it as a context manager."""
 
     def __init__(self, settings: Settings | None = None, *, source: str = SOURCE) -> None:
+        if not structlog.is_configured():  # as it comes it prints to standard output, which is the program's own
+            structlog.configure(
+                processors=[structlog.stdlib.render_to_log_kwargs],
+                logger_factory=structlog.stdlib.LoggerFactory(),
+                wrapper_class=structlog.stdlib.BoundLogger,
+            )
         self._settings = settings if settings is not None else load_settings()
         self._source = source
         self._slices = Slices(self._settings.worker.include)

@@ -215,6 +215,26 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(planrelay: Callable[[str],
     assert (run.returncode, run.stderr) == (0, b"")
 
 
+def test_a_program_that_publishes_has_its_standard_output_to_itself(
+    planrelay: Callable[[str], CommandLine], free_port: int
+) -> None:
+    """What `Client` has to log goes the way of Python's own logs, unless the program has set up structlog."""
+    made = planrelay(f'[broker]\nurl = "amqp://127.0.0.1:{free_port}//"\n' + TOWER)
+    program = """
+import os, structlog
+from worker.client import Client
+Client()
+structlog.get_logger("planrelay.events").warning("broker.publisher_lost")
+print("mine", flush=True)
+os._exit(0)  # closing waits for the broker
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=made.environment(), check=True, capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout == "mine\n"
+    assert "publisher_lost" in run.stderr
+
+
 @pytest.mark.parametrize("body", [b"not JSON", b"[1]", b"\xff"])
 def test_what_is_no_event_ends_nobody_who_listens(body: bytes) -> None:
     """Anybody may publish to the exchange of events; what can't be read is passed over."""
