@@ -190,6 +190,14 @@ def test_a_command_for_a_broker_that_is_away_is_refused_at_once(
     assert "broker.url" in sentence
 
 
+def test_a_command_is_not_sent_from_where_nothing_is_configured(planrelay: Callable[[str], CommandLine]) -> None:
+    """In a wrong folder `send` would reach a queue of its own that nobody reads: it says so instead."""
+    said = planrelay("")("send", "planpoint.project.mine", "--connection", "tower")
+    assert (said.status, said.out) == (2, "")
+    (sentence,) = sentences(said.err)
+    assert "planrelay.toml" in sentence
+
+
 def test_without_a_command_there_is_help(planrelay: Callable[[str], CommandLine]) -> None:
     """`planrelay` alone, and a group of commands alone, print their help as it is laid out, and end with 2."""
     for words in ((), ("dead",)):

@@ -150,12 +150,15 @@ def read_data(given: str) -> dict[str, Any]:
 
 
 def check_connection(settings: Settings, name: str) -> None:
-    """Refuse a connection that is not configured; a machine that only sends need not know any."""
+    """Refuse a connection that is not configured; a machine that only sends, to a broker it is told, need know none."""
     known = settings.connections
-    if known and name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(sorted(known))}."
-        raise click.UsageError(f"The connection {name!r} is not configured; {hint}")
+    if name in known or (not known and settings.broker.url is not None):
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(sorted(known))}."
+    if not known:
+        hint = "there is none: write planrelay.toml here, or go to where it is."
+    raise click.UsageError(f"The connection {name!r} is not configured; {hint}")
 
 
 @click.command()
