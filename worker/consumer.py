@@ -139,6 +139,8 @@ class Consumer(LoopConsumer):
             error.command = engine.admission.read(delivery).command  # type: ignore[attr-defined] # carried to `refuse`
         except BadCommand as better:
             error = better
+        except Exception:
+            log.exception("consumer.unreadable")
         self._refuse(message, delivery, error)
 
     def _refuse(self, message: Message, delivery: Delivery, error: BadCommand) -> None:
