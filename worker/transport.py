@@ -37,6 +37,13 @@ request seldom meets a connection that is just being closed, which could not be 
 DNS_KEPT: Final = 30
 """Seconds a resolved address is used again."""
 
+HEADER_LIMIT: Final = 64 * 1024
+"""Bytes of one header, as the standard library's client has it: some policies outgrow aiohttp's own 8 KiB, and with
+one that is too large no answer counts."""
+
+MOST_HEADERS: Final = 256
+"""Headers of one answer."""
+
 REFUSAL_LIMIT: Final = 256 * 1024
 """Bytes read of an answer that is not a success: enough for its message, whatever it sends."""
 
@@ -265,6 +272,8 @@ class Transport:
             skip_auto_headers=("Content-Type",),
             middlewares=(send_once,),
             trust_env=False,
+            max_field_size=HEADER_LIMIT,
+            max_headers=MOST_HEADERS,
         )
 
     def _head(self, answer: aiohttp.ClientResponse) -> Response:

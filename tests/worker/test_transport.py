@@ -221,6 +221,16 @@ async def test_the_query_stays_out_of_errors(transport: Transport) -> None:
     assert "zoe" not in caught.value.message
 
 
+async def test_a_long_header_is_no_failure(transport: Transport) -> None:
+    """Content security policies outgrow 8 KiB, which is all that aiohttp takes unless it is told."""
+
+    async def verbose(said: Conversation) -> None:
+        await said.answer("200 OK", b"{}", "Content-Security-Policy: " + "a" * 30_000, *["X: 1"] * 150)
+
+    async with raw_server(verbose) as server:
+        assert (await transport.send(a_request(), server.url + "/thing")).status == 200
+
+
 async def too_many_headers(said: Conversation) -> None:
     """Answer with more headers than aiohttp reads."""
     await said.answer("200 OK", b"{}", *(f"X-{number}: 1" for number in range(500)))
