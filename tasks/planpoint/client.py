@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
@@ -254,7 +255,7 @@ class Planpoint:
     async def _spelled(self, endpoint: Endpoint, **said: Any) -> tuple[Object, Spelling]:
         words = self._words(endpoint, self.unit)
         unit = await self._exchange(endpoint, words, **said)
-        return words.read(unit), words.spelling(unit)
+        return _read(words, unit), words.spelling(unit)
 
     async def _find(self, endpoint: Endpoint, vocabulary: Vocabulary, namespace: str, host_name: str) -> Listed:
         return await self._many(endpoint, vocabulary, json={"namespace": namespace, "hostName": host_name})
@@ -322,13 +323,18 @@ def _broken(documented: str, response: Response) -> RelayError:
 
 
 def _read(words: Vocabulary, one: Object) -> Object:
-    read: Object = words.read(one)
-    return read if words.nested == {} else _without_secrets(read)  # units and leads hold no other objects
+    read: Object = _without_secrets(words.read(one))
+    return read
+
+
+@lru_cache(1_024)
+def _is_secret(name: str) -> bool:
+    return _SECRET.fullmatch(name) is not None
 
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_secrets(inner) for name, inner in value.items() if not _SECRET.fullmatch(name)}
+        return {name: _without_secrets(inner) for name, inner in value.items() if not _is_secret(name)}
     if isinstance(value, list):
         return [_without_secrets(inner) for inner in value]
     return value

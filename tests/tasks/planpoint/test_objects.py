@@ -189,6 +189,9 @@ SECRETS = {"token": "t-secret", "resetToken": "r-secret", "stripeCustomerId": "c
         ("planpoint.project.find", {"namespace": "a", "host_name": "h"}),
         ("planpoint.group.read", {"id": ident(1)}),
         ("planpoint.enterprise.find", {"namespace": "a", "host_name": "h"}),
+        ("planpoint.unit.read", {"id": ident(1)}),
+        ("planpoint.unit.update", {"id": ident(1), "changes": {"price": 1}}),
+        ("planpoint.floor.read", {"id": ident(1)}),
     ],
 )
 async def test_secrets_of_users_inside_objects_do_not_come_out(bench: Bench, type: str, data: dict[str, Any]) -> None:
