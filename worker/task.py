@@ -687,6 +687,8 @@ class Engine:
                     await self.ledger.hold(name, token, self.ledger.lease)
             except StoreAway as away:
                 log.warning("ledger.away", reason=str(away), claims=len(claimed))
+            except Exception:  # a bug of ours: all that runs here would be taken for lost
+                log.exception("ledger.failed", claims=len(claimed))
             await asyncio.sleep(self.settings.worker.lease.total_seconds() / 3)
 
     async def drain(self, patience: timedelta) -> None:
