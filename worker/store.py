@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SOCKET_TIMEOUT: Final = 5.0
 """Seconds until an answer of the store is given up; a healthy one answers within milliseconds."""
 
+SIDE_BY_SIDE: Final = 4
+"""Pipelines under way at once: each takes a connection, which stays. What comes meanwhile goes out with the next."""
+
 AWAY_PAUSE: Final = 0.5
 """Seconds after a failure during which calls fail at once instead of each waiting for its own time-out."""
 
@@ -83,7 +86,7 @@ class Store:
             raise StoreAway(message)
         call = _Call(script, keys, args, loop.create_future())
         self._pending.append(call)
-        if not self._scheduled:
+        if not self._scheduled and len(self._flushing) < SIDE_BY_SIDE:
             self._scheduled = True
             loop.call_soon(self._flush)
         return await call.answer
@@ -91,9 +94,16 @@ class Store:
     def _flush(self) -> None:
         self._scheduled = False
         calls, self._pending = self._pending, []
+        if not calls:
+            return
         task = asyncio.get_running_loop().create_task(self._send(calls))
         self._flushing.add(task)
-        task.add_done_callback(self._flushing.discard)
+        task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._flushing.discard(task)
+        if self._pending and not self._scheduled:
+            self._flush()
 
     async def _send(self, calls: list[_Call]) -> None:
         try:
@@ -105,6 +115,7 @@ class Store:
                 for i, answer in zip(unknown, await self._execute([calls[i] for i in unknown]), strict=True):
                     answers[i] = answer
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for an answer that never comes
+            calls, self._pending = [*calls, *self._pending], []  # those that wait would only wait for the same
             answers = [error] * len(calls)
         self._settle(calls, answers)
 
@@ -135,6 +146,7 @@ class Store:
 
     async def close(self) -> None:
         """Let what is under way finish, and close the connections."""
-        if self._flushing:
+        while self._flushing:
             await asyncio.gather(*self._flushing, return_exceptions=True)
+            await asyncio.sleep(0)  # what came meanwhile goes out now
         await self.redis.aclose()

@@ -150,12 +150,14 @@ def test_a_fleet_in_trouble_keeps_its_books(
             trouble.maybe()
             time.sleep(1)
         load.stop()
+        stopped = time.monotonic()
         eventually(lambda: load.sent <= fleet.told.keys(), within=180, what="an event of each command")
+        rest = time.monotonic() - stopped
         watch.look(warm=True)
         units = vendor.count("planpoint", "units") - load.seeded
         doubled = vendor.duplicates()
     tell(
-        f"{len(load.sent)} commands in {LENGTH:.0f} s ({len(load.creates)} creates), "
+        f"{len(load.sent)} commands in {LENGTH:.0f} s ({len(load.creates)} creates), all told {rest:.0f} s later, "
         f"{vendor_requests(watch)} requests by the watched worker"
     )
     tell(f"faults: {dict(trouble.done)}; workers started again: {supervisor.deaths}")
