@@ -69,6 +69,42 @@ class Outgoing:
     mandatory: bool = True
 
 
+class Bell:
+    """Wakes a thread that waits for it in `select`; ringing it again while it rings costs nothing."""
+
+    def __init__(self, reader: socket.socket, writer: socket.socket) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._ringing = False
+        reader.setblocking(False)  # noqa: FBT003 - the socket API's own
+        writer.setblocking(False)  # noqa: FBT003 - the socket API's own
+
+    def fileno(self) -> int:
+        """Give what `select` waits for."""
+        return self._reader.fileno()
+
+    def ring(self) -> None:
+        """Wake the thread, from any other."""
+        if self._ringing:
+            return
+        self._ringing = True
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._writer.send(b"\0")
+
+    def take(self) -> None:
+        """Take note of it; whoever rang before this returns has said what for, and the caller looks at that next."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while self._reader.recv(4096):
+                pass
+        # Only now: a ring that came in between would be taken with the others, and hold back all that follow.
+        self._ringing = False
+
+    def close(self) -> None:
+        """Close it."""
+        self._reader.close()
+        self._writer.close()
+
+
 @dataclass(slots=True)
 class _Pending:
     message: Outgoing
@@ -95,13 +131,9 @@ class Publisher:
         self._open: dict[int, _Pending] = {}
         self._tag = 0
         self._stopping = False
-        self._awake = False
-        """A wake-up is under way: one is enough for any number of messages."""
         self._settled: list[tuple[_Pending, Exception | None]] = []
         self._settle_lock = threading.Lock()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)  # noqa: FBT003 - the socket API's own
-        self._wake_writer.setblocking(False)  # noqa: FBT003 - the socket API's own
+        self._bell = Bell(*socket.socketpair())
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.ready = threading.Event()
@@ -124,13 +156,13 @@ class Publisher:
         """Publish and wait until the broker has it, however long it is away; raises `Unroutable` or `PublishFailed`."""
         pending = _Pending(message, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
-        self._wake()
+        self._bell.ring()
         await pending.confirmed
 
     def redeclare(self) -> None:
         """Declare the topology again before anything else is published: something of it seems to be gone."""
         self._redeclare = True
-        self._wake()
+        self._bell.ring()
 
     def pending(self) -> int:
         """Messages that are not confirmed yet."""
@@ -139,20 +171,12 @@ class Publisher:
     def stop(self, timeout: float = 5.0) -> None:
         """Publish what is waiting if the broker is there, and end the thread."""
         self._stopping = True
-        self._wake()
+        self._bell.ring()
         if self._thread is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 return
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def _wake(self) -> None:
-        if self._awake:
-            return
-        self._awake = True
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._wake_writer.send(b"\0")
+        self._bell.close()
 
     # From here on: in the thread.
 
@@ -197,16 +221,10 @@ class Publisher:
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while not self._stopping and (left := end - time.monotonic()) > 0:
-            select.select([self._wake_reader], [], [], left)
+            select.select([self._bell], [], [], left)
             if not self._stopping:
                 time.sleep(min(0.05, max(end - time.monotonic(), 0)))
-            self._drain_wakes()
-
-    def _drain_wakes(self) -> None:
-        self._awake = False
-        with contextlib.suppress(BlockingIOError, OSError):
-            while self._wake_reader.recv(4096):
-                pass
+            self._bell.take()
 
     def _take_back(self) -> None:
         """What was not confirmed goes first in line again."""
@@ -243,11 +261,11 @@ class Publisher:
             if self._stopping and not self._waiting and not self._open:
                 return
             self._tell()
-            readable, _, _ = select.select([raw.sock, self._wake_reader], [], [], 1.0)
-            if self._wake_reader in readable:
+            readable, _, _ = select.select([raw.sock, self._bell], [], [], 1.0)
+            if self._bell in readable:
                 # The loop wakes us for the first of a burst: a moment later there are more, and one turn serves all.
                 time.sleep(GATHER)
-                self._drain_wakes()
+                self._bell.take()
             if raw.sock in readable:
                 with contextlib.suppress(TimeoutError):
                     while _has_more(raw.sock):
@@ -336,8 +354,8 @@ class Publisher:
             self._tell()
             if self._stopping:
                 return
-            select.select([self._wake_reader], [], [], 1.0)
-            self._drain_wakes()
+            select.select([self._bell], [], [], 1.0)
+            self._bell.take()
 
     def _publish_virtual(self, producer: Producer, message: Outgoing) -> None:
         properties = dict(message.properties)

@@ -1,9 +1,18 @@
+"""The publisher: whose messages are its own, and that it is woken for each."""
+
 from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
 from worker import valkey
-from worker.events import Publisher
+from worker.events import Bell, Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +31,29 @@ def test_whose_messages_are_ours_is_known_before_the_broker_answers(url: str, us
     publisher = Publisher(url, systems=())
     assert publisher.user == user
     publisher.stop()
+
+
+class Busy(socket.socket):
+    """A socket that is read while somebody rings."""
+
+    ring: Callable[[], None]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, a moment too late."""
+        self.ring()
+        return super().recv(size, flags)
+
+
+def test_no_ring_is_lost() -> None:
+    """The loop rings while the publisher takes note of an earlier ring: the next one is heard."""
+    reader, writer = socket.socketpair()
+    busy = Busy(fileno=reader.detach())
+    bell = Bell(busy, writer)
+    busy.ring = bell.ring
+    bell.ring()
+    bell.take()
+    bell.ring()
+    heard, _, _ = select.select([bell], [], [], 0)
+    bell.close()
+
+    assert heard
