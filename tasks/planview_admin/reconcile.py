@@ -204,8 +204,10 @@ class Reconcile:
         if not written.stopped:
             await self.run.plans.applied(plan.id)
             await self.run.remember(self._last_rows, rows)
-            await self.run.remember(_LAST_USERS, plan.summary["users"])
         left = written.left | dict.fromkeys(overtaken, "changed by somebody else meanwhile")
+        if not written.stopped:
+            made = sum(item["action"] == "create" and number not in left for number, item in items)
+            await self.run.remember(_LAST_USERS, plan.summary["users"] + made)
         counts = {"applied": written.done, "not_applied": len(left)}
         if left:
             self.warnings.append(f"{len(left)} of {len(items)} users are not as planned: see not_applied.")

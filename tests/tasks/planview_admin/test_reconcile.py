@@ -183,6 +183,19 @@ async def test_a_roster_that_shrank_is_held_until_somebody_approves(bench: Bench
     assert (await bench.do(RECONCILE, roster(*rows(7, 20), **allowed)))["state"] == "applied"
 
 
+async def test_a_directory_that_seems_to_have_shrunk_is_held(bench: Bench, customer: Customer) -> None:
+    """How many users there were is remembered, those that were made among them: nobody is made twice."""
+    named = {"first_name": "Ada", "last_name": "Byron"}
+    await bench.do(RECONCILE, roster(*rows(1, 10, **named)))
+    for id in list(customer.users)[:5]:
+        del customer.users[id]
+
+    held = await bench.do(RECONCILE, roster(*rows(1, 10, **named)))
+
+    assert held["state"] == "held"
+    assert held["reasons"][0].startswith("The directory shows 5 users, after the last reconcile it had 10")
+
+
 async def test_an_approved_plan_is_applied_as_it_was_shown(bench: Bench, customer: Customer) -> None:
     """Held against a reading of its own, then written; the plan is then applied."""
     customer.fill(4)
