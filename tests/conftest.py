@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +13,7 @@ from kombu import Connection
 from tests.faults.rabbit import MISSING, Rabbit
 from tests.fleet import delete_queues
 from tests.fleet_fixtures import broker, make_fleet, sandbox
+from tests.shares import Shares
 
 __all__ = ["broker", "make_fleet", "sandbox"]
 
@@ -43,6 +45,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     on_broker = {item.path for item in items if shared & {*getattr(item, "fixturenames", ())}}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("amqp" if item.path in on_broker else item.nodeid.partition("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
+    """Share the tests so that the end of one process ends nothing else."""
+    return Shares(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -214,6 +214,15 @@ def test_files_that_share_the_broker_run_in_one_process(suite_without_rabbitmq: 
     assert {file: len(each) for file, each in processes.items()} == {"test_one": 1, "test_two": 1, "test_three": 1}
 
 
+def test_the_end_of_a_process_fails_its_test_and_no_other(suite_without_rabbitmq: Path, free_port: int) -> None:
+    """A test that ends its process has failed; what the process had still to do others do, and the run ends."""
+    killer = "import os, pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_k(n): n == 1 and os._exit(1)\n"
+    (suite_without_rabbitmq / "test_killer.py").write_text(killer, "utf-8")
+    output = run_suite(suite_without_rabbitmq, free_port, "-n", "2", "--dist", "loadgroup")
+    assert "1 failed, 7 passed, 2 skipped" in output
+    assert re.search(r"worker 'gw\d' crashed while running .*test_k\[1\]", output)
+
+
 def test_an_operators_environment_does_not_reach_the_tests(suite_without_rabbitmq: Path, free_port: int) -> None:
     """Settings in `PLANRELAY_…` variables are gone before the first test is collected."""
     probe = (
