@@ -23,15 +23,16 @@ WRITES: Final = ("create", "update", "reactivate", "deactivate")
 """The actions of a plan that change something, in the order in which they are applied."""
 
 MOST: Final = 0.5
-"""The share of the active users beyond which removals need approval, whatever a command allows."""
+"""The share of the active users beyond which removals, new names and returns need approval, whatever is allowed."""
 
 SHRUNKEN: Final = 0.8
 """A roster or a directory with less than this share of the last one's rows has shrunk."""
 
 AT_ONCE: Final = 10
-AT_ONCE_SHARE: Final = 0.05
-"""How many users, and what share of the active ones, get other names, become administrators or are let in again without
-approval: over both, a column looks to be in the wrong place, or the roster old."""
+"""How many users get other names, become administrators or are let in again without approval, whatever their share."""
+
+RAISED: Final = 0.05
+"""The share of the active users that become administrators without approval."""
 
 _ORDER: Final = {action: place for place, action in enumerate(("invalid", "excluded", *WRITES))}
 
@@ -160,12 +161,12 @@ def _mistaken(items: Sequence[Item], users: Sequence[Mapping[str, Any]], active:
         item["changes"].get("role", {}).get("after") == ADMINISTRATOR for item in items if item["action"] in WRITES
     )
     back = sum(item["action"] == "reactivate" for item in items)
-    for count, would in (
-        (renamed, "users would get another username or email to sign in by: is a column in the wrong place?"),
-        (raised, "users would become administrators: is a column in the wrong place?"),
-        (back, "inactive users would be let in again: is the roster an old one?"),
+    for count, most, would in (
+        (renamed, MOST, "users would get another username or email to sign in by: is a column in the wrong place?"),
+        (raised, RAISED, "users would become administrators: is a column in the wrong place?"),
+        (back, MOST, "inactive users would be let in again: is the roster an old one?"),
     ):
-        if count > AT_ONCE and _share(count, active) > AT_ONCE_SHARE:
+        if count > AT_ONCE and _share(count, active) > most:
             yield f"{count} {would} ({active} are active)"
     if any("products" in each for each in changed) and not any("products" in user for user in users):
         yield "No user shows products, so nobody can tell who would lose some: set fields.products of the connection."
