@@ -7,6 +7,7 @@ Pure. planview_admin.txt, "Working with Paged Responses": a page whose `Resource
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,8 @@ def _object(body: bytes) -> Row:
 
 
 def _whole(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 

@@ -293,7 +293,7 @@ def moved_on(item: Item, directory: Directory, protection: Protection, *, begun:
     user = directory.by_id.get(item["id"])
     if user is None or protection.reason(user) is not None:
         return True
-    if not all(alike(name, user.get(name), value) for name, value in item["seen"].items()):
+    if not all(alike(name, user.get(name), value) for name, value in item.get("seen", {}).items()):
         return True
     return not all(
         alike(name, user.get(name), change["before"]) or alike(name, user.get(name), change["after"])

@@ -30,6 +30,14 @@ def test_the_next_page_is_where_the_answer_says() -> None:
     assert reading.cursor == 4
 
 
+def test_whole_numbers_may_come_as_text() -> None:
+    """ASCII digits in quotes say the same."""
+    reading = pages()
+
+    assert reading.take(page("1", "2", 1, 2)) == [{"id": 1}, {"id": 2}]
+    assert reading.cursor == 3
+
+
 @pytest.mark.parametrize("last", [page(1, 3, 1, 2), page(1, 3), page(1, 0), page(1, None)])
 def test_an_empty_or_short_page_is_the_last(last: bytes) -> None:
     """No rows, or fewer than `itemsPerPage`: there is no more; an empty page need not say more than that."""
@@ -46,7 +54,9 @@ def test_an_empty_or_short_page_is_the_last(last: bytes) -> None:
         page(1, 0, 1),
         page(1, None, 1),
         page(None, 1, 1),
-        page(1, "3", 1),
+        page(1, "3.0", 1),
+        page(1, "\N{ARABIC-INDIC DIGIT THREE}", 1),
+        page(1, "9" * 5000, 1),
         page(1, True, 1),
         page(1, -1, 1),
         page(5, 1, 1),

@@ -10,6 +10,9 @@ import pytest
 
 import tasks.planview_admin.tasks
 from config.connections import Override
+from tasks.planview_admin.diff import Directory
+from tasks.planview_admin.protection import Protection
+from tasks.planview_admin.reconcile import moved_on
 from tests.tasks.bench import NOW, Bench, answer, cut
 from tests.tasks.planview_admin.conftest import Customer
 from worker.artifacts import Artifacts
@@ -239,6 +242,15 @@ async def test_an_approved_plan_is_not_applied_to_people_who_moved_on(
     assert result["state"] == "held"
     assert result["reasons"][0].startswith("1 users have changed since plan")
     assert customer.writes == []
+
+
+def test_a_plan_that_an_older_version_holds_is_compared_by_its_changes() -> None:
+    """It does not say yet what else was seen of a user."""
+    item = {"action": "update", "id": "u1", "changes": {"department": {"before": "HR", "after": "IT"}}}
+    nobody = Protection([], [])
+
+    assert not moved_on(item, Directory([{"id": "u1", "department": "HR"}]), nobody)
+    assert moved_on(item, Directory([{"id": "u1", "department": "Sales"}]), nobody)
 
 
 async def test_one_customer_is_reconciled_once_at_a_time(bench: Bench, customer: Customer) -> None:

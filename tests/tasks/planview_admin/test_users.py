@@ -197,6 +197,22 @@ async def test_an_update_without_an_answer_is_read_back(bench: Bench, customer: 
     assert user["warnings"] == ["Planview Admin's answer does not show what was asked: first_name."]
 
 
+@pytest.mark.parametrize("body", [{"status": "Inactive"}, {"message": "done"}, {"id": None}, [], b"OK"])
+async def test_a_write_whose_answer_is_no_user_is_read_back(bench: Bench, customer: Customer, body: Any) -> None:
+    """The vendor has done it: an echo without an id, a message or a word is no broken contract."""
+    id = customer.add("a@x.y")
+
+    def app(request: Request) -> Response:
+        response = customer(request)
+        return response if request.method == "GET" else answer(body)
+
+    bench.wire = app
+    user = await bench.do("planview_admin.user.deactivate", {"id": id})
+
+    assert (user["id"], user["status"]) == (id, "Inactive")
+    assert bench.paths() == [f"PATCH /public/v1/user/{id}", f"GET /public/v1/user/{id}"]
+
+
 async def test_deactivating_and_reactivating_keep_the_user(bench: Bench, customer: Customer) -> None:
     """Both set the status alone."""
     id = customer.add("a@x.y")
