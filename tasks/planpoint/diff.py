@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tasks.planpoint import models
 from tasks.planpoint.sheet import NUMBERS, Reading, Wish, unit_key
-from worker.cells import folded
+from worker.cells import Unclear, folded
 from worker.natural_key import same
 
 GONE: Final = frozenset({"leased", "sold"})
@@ -61,10 +61,17 @@ def _by_key(units: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[Mapp
     for unit in units:
         value = unit.get(key)
         # A unit without the key is one that no row can mean: under a key of its own.
-        found["" if value is None else unit_key(value, key)].append(unit)
+        found["" if value is None else _key(value, key)].append(unit)
     for unit in found.pop("", []):
         found[f"\0{unit['id']}"].append(unit)
     return found
+
+
+def _key(value: Any, key: str) -> str:
+    try:
+        return unit_key(value, key)
+    except Unclear:  # the vendor's own number, too large for a spreadsheet: one that no row can mean
+        return str(value)
 
 
 def _loosely(key: str) -> str:

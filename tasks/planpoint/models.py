@@ -253,7 +253,7 @@ class UnitsSync(CommandData):
 
     `key` tells which unit a row means. `columns` maps the sheet's headings to fields (left out: headings that are a
     field's name in either language); no other column is touched, and an empty cell leaves its field alone. A heading
-    in `columns` that a table lacks, and a field that nobody knows, are errors.
+    in `columns` that a table lacks, and a field that seems misspelt, are errors; one that no unit has yet is written.
     """
 
     project_id: Id

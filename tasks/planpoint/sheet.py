@@ -7,7 +7,6 @@ are problems with their line, and the row is left out.
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +16,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
-from worker.cells import Headings, Unclear, flag, folded, is_empty, quoted, text
+from worker.cells import ROUNDED, Headings, Unclear, flag, folded, is_empty, quoted, text
 from worker.errors import BadCommand
 from worker.rows import BadRow
 
@@ -67,6 +66,8 @@ class Reading:
     """Headings that are no field, or none that a sheet may change."""
     absent: list[str] = field(default_factory=list)
     """Headings that `columns` names and no row has."""
+    unseen: list[str] = field(default_factory=list)
+    """Fields that `columns` names and no unit has yet: a tenant's own, filled for the first time."""
 
 
 class Reader:
@@ -82,13 +83,12 @@ class Reader:
         self._known = {folded(name): ours for ours, theirs in unit.names.items() for name in (ours, *theirs)}
         holding_lists = {name for one in units for name, value in one.items() if isinstance(value, (list, dict))}
         refused = (REFERENCES | LISTS | holding_lists) - {data.key}
-        self._check_columns({name for one in units for name in one}, refused)
         self._headings = Headings(self._known, data.columns, name=unit.name, refused=refused)
         own = {one["status"] for one in units if isinstance(one.get("status"), str)}
         # The tenant's own way to write a status holds; where its units write one in several ways, the documented.
         statuses = [*models.STATUSES, *data.statuses, *sorted(own), *own.intersection(models.STATUSES)]
         self._statuses: dict[str, str] = {folded(status): status for status in statuses}
-        self.reading = Reading()
+        self.reading = Reading(unseen=self._unseen({name for one in units for name in one}))
         if data.missing_status is not None:
             try:
                 self.reading.missing_status = self._status(data.missing_status)
@@ -98,17 +98,21 @@ class Reader:
         self._twice: set[str] = set()
         self._tabular = False
 
-    def _check_columns(self, own: Collection[str], refused: Collection[str]) -> None:
+    def _unseen(self, own: Collection[str]) -> list[str]:
+        """Give the fields in `columns` that nobody knows; one that is nearly a known one is taken for misspelt."""
+        unseen = []
         for heading, said in (self._data.columns or {}).items():
             name = self._unit.name(said)
-            if name in refused:
-                why = "a sheet never changes" if name in REFERENCES else "holds lists or objects, which no cell has"
-                raise BadCommand(f"data.columns: {heading!r} is mapped to {said}, which {why}.")
-            if name not in self._unit.names and own and name not in own:
+            if name in self._unit.names or name in own or not own:
+                continue
+            near = get_close_matches(folded(said), self._known, 1, 0.75)
+            if near:
                 raise BadCommand(
                     f"data.columns: {heading!r} is mapped to {said}, which no page documents and no unit of this "
-                    f"project has{_nearest(said, self._known)}."
+                    f"project has (did you mean {self._known[near[0]]}?)."
                 )
+            unseen.append(said)
+        return unseen
 
     def head(self, heading: Sequence[str]) -> None:
         """Take in a table's heading: a sheet of rows that name their own fields has none."""
@@ -228,8 +232,8 @@ def number(cell: Any, decimal_mark: str | None) -> int | float:
     if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
         raise Unclear(f"{str(cell)[:60]!r} is no number")
     if not isinstance(cell, str):
-        if not math.isfinite(cell):
-            raise Unclear(f"{cell} is no number")
+        if not abs(cell) < ROUNDED:  # nor is NaN
+            raise Unclear(f"{str(cell)[:60]} is no number of at most fifteen digits")
         return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
     text = "".join(char for char in cell if unicodedata.category(char) != "Sc").strip(_BLANKS)
     groups = re.escape((_GROUPS[decimal_mark] if decimal_mark else "") + _BLANKS)

@@ -183,6 +183,8 @@ def _notes(reading: Reading) -> list[str]:
         notes.append(f"Columns that are no field of a unit, or none that a sheet changes, were left alone: {columns}.")
     if reading.absent:
         notes.append(f"No row has these columns, which data.columns names: {_some(reading.absent)}.")
+    if reading.unseen:
+        notes.append(f"No unit has these fields yet, which data.columns names: {_some(reading.unseen)}.")
     return notes
 
 

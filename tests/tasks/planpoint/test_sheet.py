@@ -74,6 +74,9 @@ def test_numbers_are_read(cell: Any, mark: str | None, value: float) -> None:
         (True, None, "no number"),
         ([1], None, "no number"),
         (float("inf"), None, "no number"),
+        (float("nan"), None, "no number"),
+        (10**15, None, "fifteen digits"),
+        (-(10**400), None, "fifteen digits"),
     ],
 )
 def test_what_is_no_number_is_said_so(cell: Any, mark: str | None, says: str) -> None:
@@ -124,19 +127,29 @@ def test_columns_may_be_mapped() -> None:
     assert reading.ignored == ["price"]
 
 
-@pytest.mark.parametrize(
-    ("field", "says"),
-    [
-        ("prcie", r"'Preis' is mapped to prcie, which no page documents .* \(did you mean price\?\)"),
-        ("floor", "floor, which a sheet never changes"),
-        ("images", "images, which holds lists"),
-        ("tags", "tags, which holds lists"),
-    ],
-)
-def test_a_column_is_mapped_to_a_field_that_a_sheet_can_change(field: str, says: str) -> None:
-    """A misspelt field would be written as a new one, and a list overwritten with a text."""
+@pytest.mark.parametrize("field", ["prcie", "Price", "Unit_number"])
+def test_a_column_is_not_mapped_to_a_misspelt_field(field: str) -> None:
+    """It would be written as a new one; the error names what was probably meant."""
+    says = rf"'Preis' is mapped to {field}, which no page documents .* \(did you mean (price|unit_number)\?\)"
     with pytest.raises(BadCommand, match=says):
-        read({"Nr": "1", "Preis": 1}, columns={"Nr": "unit_number", "Preis": field}, units=({"id": "1", "tags": []},))
+        read({"Nr": "1", "Preis": 1}, columns={"Nr": "unit_number", "Preis": field}, units=({"id": "1"},))
+
+
+def test_a_field_that_no_unit_has_yet_is_filled() -> None:
+    """A tenant's own field begins somewhere; the reading says that nobody has seen it."""
+    columns = {"Nr": "unit_number", "Ausblick": "seaView"}
+    reading = read({"Nr": "1", "Ausblick": "Süd"}, columns=columns, units=({"id": "1"},))
+
+    assert (reading.wishes[0].fields, reading.unseen) == ({"seaView": "Süd"}, ["seaView"])
+
+
+@pytest.mark.parametrize("field", ["floor", "images", "tags"])
+def test_a_column_of_a_field_that_a_sheet_never_changes_is_left_alone(field: str) -> None:
+    """A reference or a list: left alone and reported, with `columns` as without."""
+    columns = {"Nr": "unit_number", "Was": field, "Preis": "price"}
+    reading = read({"Nr": "1", "Was": "x", "Preis": 1}, columns=columns, units=({"id": "1", "tags": []},))
+
+    assert (reading.wishes[0].fields, reading.ignored) == ({"price": 1}, ["Was"])
 
 
 def test_a_column_that_is_mapped_has_to_be_in_the_table() -> None:

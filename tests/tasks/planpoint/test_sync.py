@@ -536,6 +536,28 @@ async def test_units_with_one_key_are_never_confused(bench: Bench, account: Acco
     assert "units have the unit_number '1'" in result["plan"]["rows"][0]["reason"]
 
 
+async def test_a_unit_whose_number_no_sheet_can_hold_hinders_no_other(bench: Bench, account: Account) -> None:
+    """The vendor's own 1e15 is one that no row can mean."""
+    fill(account, 8)
+    account.add("odd", unitNumber=1e15)
+
+    result = await bench.do(SYNC, sheet({"unit_number": "1", "price": 9}))
+
+    assert (result["state"], result["summary"]["changed"], result["summary"]["missing"]) == ("applied", 1, 8)
+
+
+async def test_a_number_beyond_all_prices_is_one_bad_row(bench: Bench, account: Account) -> None:
+    """Rows in the command may hold an integer that no float can; a field that no unit has yet is a warning."""
+    fill(account, 8)
+    rows = [{"nr": "1", "price": 10**400}, {"nr": "2", "price": 9, "view": "sea"}]
+    columns = {"nr": "unit_number", "price": "price", "view": "outlookToTheSea"}
+
+    result = await bench.do(SYNC, sheet(*rows, columns=columns, mode="plan"))
+
+    assert (result["summary"]["invalid"], result["summary"]["changed"]) == (1, 1)
+    assert "No unit has these fields yet, which data.columns names: outlookToTheSea." in result["warnings"]
+
+
 async def test_numbers_keep_the_form_that_the_tenant_has_them_in(bench: Bench) -> None:
     """Generation A keeps bedrooms as text: an equal number is no change, another is written as text."""
     bench.wire = account = Account("A")
