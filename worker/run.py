@@ -214,8 +214,14 @@ class Run:
                 raise
             self.unresolved.discard(name)
             return made
-        except (NotSent, RateLimited, Busy, Paused):
+        except (NotSent, RateLimited, Busy):
             await self._forget(name)
+            raise
+        except Paused as error:
+            # Said with a 2xx or a 5xx it may have taken effect: a replay looks first. Where nothing can be looked up,
+            # the replay itself is the decision to send again.
+            if error.status is not None and 400 <= error.status < 500:
+                await self._forget(name)
             raise
         except (TransportError, Unavailable) as error:
             if find is None:
