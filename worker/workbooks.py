@@ -23,6 +23,12 @@ LARGEST_PART: Final = 64 * 1024 * 1024
 MOST_ELEMENTS: Final = 500_000
 """Elements of any other such part; Excel itself writes 65,490 cell formats at most."""
 
+_NOT_OPENED: Final = (
+    *("xl/media/", "xl/pivotCache/", "xl/pivotTables/", "xl/calcChain.xml", "xl/externalLinks/", "xl/embeddings/"),
+    *("xl/model/", "customXml/"),
+)
+"""Parts that nobody parses here, whatever they hold. (Of chart sheets' drawings openpyxl does.)"""
+
 WIDEST: Final = 4096
 """Cells of one row of an XLSX."""
 
@@ -76,7 +82,7 @@ def _guard(data: bytes) -> None:
                 with archive.open(member) as file:
                     if member.filename.startswith("xl/worksheets/") and member.filename.endswith(".xml"):
                         _guard_worksheet(file)
-                    elif not member.filename.startswith("xl/media/"):
+                    elif not member.filename.startswith(_NOT_OPENED):
                         _guard_part(member, file)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise Unreadable(f"is no workbook ({error}); save it as .xlsx") from None

@@ -306,6 +306,20 @@ def test_a_document_type_is_refused() -> None:
         open_sheet(grown, "a.xlsx")
 
 
+def with_part(data: bytes, part: str, holds: bytes) -> bytes:
+    """Put a part into a workbook, in the place of its own."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as other,
+    ):
+        for name in archive.namelist():
+            if name != part:
+                other.writestr(name, archive.read(name))
+        other.writestr(part, holds)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("part", "holds", "times", "says"),
     [
@@ -316,18 +330,14 @@ def test_a_document_type_is_refused() -> None:
 )
 def test_a_part_that_takes_minutes_to_parse_is_refused(part: str, holds: bytes, times: int, says: str) -> None:
     """A workbook of a few kilobytes can hold millions of cell formats: each would be an object of a kilobyte."""
-    file = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(workbook(["a"], [1]))) as archive,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as other,
-    ):
-        for name in archive.namelist():
-            if name != part:
-                other.writestr(name, archive.read(name))
-        other.writestr(part, holds * times)
-
     with pytest.raises(BadCommand, match=says):
-        open_sheet(file.getvalue(), "a.xlsx")
+        open_sheet(with_part(workbook(["a"], [1]), part, holds * times), "a.xlsx")
+
+
+@pytest.mark.parametrize("part", ["xl/pivotCache/pivotCacheRecords1.xml", "xl/calcChain.xml"])
+def test_a_part_that_is_not_parsed_may_be_large(part: str) -> None:
+    """What a pivot table has cached, and the order of the formulas, are nothing to a sheet's rows."""
+    assert rows(with_part(workbook(["a"], [1]), part, b"<r/>" * 600_000), "a.xlsx") == [Row(2, {"a": 1})]
 
 
 def test_a_row_beyond_the_last_ends_the_reading() -> None:
