@@ -88,7 +88,8 @@ class Reader:
         # The tenant's own way to write a status holds; where its units write one in several ways, the documented.
         statuses = [*models.STATUSES, *data.statuses, *sorted(own), *own.intersection(models.STATUSES)]
         self._statuses: dict[str, str] = {folded(status): status for status in statuses}
-        self.reading = Reading(unseen=self._unseen({name for one in units for name in one}))
+        seen = {name for one in units for name in one}
+        self.reading = Reading(unseen=self._unseen(seen | refused) if seen else [])
         if data.missing_status is not None:
             try:
                 self.reading.missing_status = self._status(data.missing_status)
@@ -98,12 +99,12 @@ class Reader:
         self._twice: set[str] = set()
         self._tabular = False
 
-    def _unseen(self, own: Collection[str]) -> list[str]:
+    def _unseen(self, seen: Collection[str]) -> list[str]:
         """Give the fields in `columns` that nobody knows; one that is nearly a known one is taken for misspelt."""
         unseen = []
         for heading, said in (self._data.columns or {}).items():
             name = self._unit.name(said)
-            if name in self._unit.names or name in own or not own:
+            if name in self._unit.names or name in seen:
                 continue
             near = get_close_matches(folded(said), self._known, 1, 0.75)
             if near:

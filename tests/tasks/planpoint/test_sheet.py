@@ -143,13 +143,13 @@ def test_a_field_that_no_unit_has_yet_is_filled() -> None:
     assert (reading.wishes[0].fields, reading.unseen) == ({"seaView": "Süd"}, ["seaView"])
 
 
-@pytest.mark.parametrize("field", ["floor", "images", "tags"])
+@pytest.mark.parametrize("field", ["floor", "project", "images", "tags"])
 def test_a_column_of_a_field_that_a_sheet_never_changes_is_left_alone(field: str) -> None:
     """A reference or a list: left alone and reported, with `columns` as without."""
     columns = {"Nr": "unit_number", "Was": field, "Preis": "price"}
     reading = read({"Nr": "1", "Was": "x", "Preis": 1}, columns=columns, units=({"id": "1", "tags": []},))
 
-    assert (reading.wishes[0].fields, reading.ignored) == ({"price": 1}, ["Was"])
+    assert (reading.wishes[0].fields, reading.ignored, reading.unseen) == ({"price": 1}, ["Was"], [])
 
 
 def test_a_column_that_is_mapped_has_to_be_in_the_table() -> None:
