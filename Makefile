@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else comes from requirements.lock into .venv.
 PYTHON ?= python3
-# How many processes share the tests: files side by side, those that use RabbitMQ one after another.
-JOBS ?= 2
+# How many processes share the tests, files side by side: they wait more than they work.
+JOBS ?= 3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 LOCK := .venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel --universal --python-version 3.11 \

@@ -249,8 +249,9 @@ class Host:
         for task in self._rhythm:
             task.cancel()
         await asyncio.gather(*self._rhythm, return_exceptions=True)
-        with contextlib.suppress(StoreAway):
-            await self.engine.ledger.leave()
+        with contextlib.suppress(StoreAway, TimeoutError):
+            async with asyncio.timeout(1):  # a courtesy, which must not keep the publisher from its last confirms
+                await self.engine.ledger.leave()
         await self.endpoints.stop()
         await self.wire.close()
         await asyncio.to_thread(self.publisher.stop)

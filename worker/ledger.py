@@ -49,7 +49,7 @@ LOST_RUNS: Final = 4
 """Lost runs that count after which a command is taken for what ends its workers: the fifth delivery tells it."""
 
 TRIAL: Final = timedelta(seconds=10)
-"""How long it is kept aside before that, or for a lease: if workers go on dying meanwhile, it was not the one."""
+"""How long it is kept aside before that, and a lease until deaths show: if workers go on dying, it was another."""
 
 KEPT: Final = timedelta(days=7)
 """How long the ledger remembers a command after its last change."""
@@ -128,9 +128,9 @@ _CLAIM = Script.of(
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local waits, suspect, most, trial = ARGV[13] == '1', tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told',
-  'reply', 'begun', 'missed', 'holders', 'doubt')
+  'reply', 'begun', 'missed', 'holders', 'doubt', 'excused')
 local state, run = old[1], tonumber(ARGV[12])
-local lost, missed, holders, doubt = 0, 0, '', nil
+local lost, missed, holders, doubt, excuses = 0, 0, '', nil, 0
 local born = redis.call('GET', KEYS[3])
 if not born then born = now redis.call('SET', KEYS[3], now) end
 if state then
@@ -139,7 +139,7 @@ if state then
   if gen < tonumber(old[4]) then return {'stale', old[10] or ''} end
   run = tonumber(old[8])
   lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
-  if lost + missed > 0 then holders, doubt = old[13] or '', tonumber(old[14] or '') end
+  if lost + missed > 0 then holders, doubt, excuses = old[13] or '', tonumber(old[14] or ''), tonumber(old[15] or 0) end
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
     if left > 0 then return {'elsewhere', left} end
@@ -152,19 +152,21 @@ local count, blame, left = lost + missed, 0, 0
 if count > 0 then
   local known, times = {}, {}
   for name, at in string.gmatch(holders, '(%S+)@(%d+)') do known[name] = true times[#times + 1] = tonumber(at) end
-  local excuses, dead = 0, redis.call('ZRANGE', KEYS[4], times[1] or now, now - lease, 'BYSCORE', 'WITHSCORES')
+  local others, dead = 0, redis.call('ZRANGE', KEYS[4], times[1] or now, now - lease, 'BYSCORE', 'WITHSCORES')
   for i = 1, #dead, 2 do
     local other = not known[dead[i]]
     for _, at in ipairs(times) do other = other and math.abs(tonumber(dead[i + 1]) - at) > lease / 3 end
-    if other then excuses = excuses + 1 end
+    if other then others = others + 1 end
   end
+  excuses = math.max(excuses, others)  -- deaths are forgotten sooner than lost runs
   blame = math.max(count - 2 * excuses, math.floor(count / 3), 0)
-  if blame >= most then doubt = doubt or now left = math.max(doubt + trial - now, 0) end
+  if blame >= most then doubt = doubt or now left = math.max(doubt + trial - now, 0) else doubt = nil end
 end
 local begun = 1
 if blame >= suspect then begun = 2 elseif waits then begun = 0 end
 redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'doubt', doubt or '', 'changed', now)
+  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'doubt', doubt or '',
+  'excused', excuses, 'changed', now)
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
@@ -368,7 +370,7 @@ class Ledger:
             int(waits),
             SUSPECT,
             LOST_RUNS,
-            milliseconds(max(TRIAL, self.lease)),
+            milliseconds(TRIAL + self.lease),
         ]
         answer = await self._claim(key, claim, notes or {})
         match answer[0]:

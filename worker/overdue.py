@@ -105,6 +105,6 @@ class Overdue:
         for (delivery, command), waits in zip(late, waiting, strict=True):
             if waits:
                 log.warning("parking.overdue", command_id=command.id, type=command.type, connection=command.connection)
-                again = delivery.moved(generation=delivery.journey.generation + 1, not_before=None)
+                again = delivery.moved(not_before=None)  # of its generation: whoever parks first makes the other stale
                 with contextlib.suppress(PublishFailed):  # it is the broker's affair, as before
                     await self._republish(again, command)

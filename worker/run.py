@@ -17,6 +17,9 @@ from worker.errors import (
     Busy,
     ContractBroken,
     DeadlineExceeded,
+    Forbidden,
+    Invalid,
+    NotFound,
     NotSent,
     OutcomeUnknown,
     Paused,
@@ -270,6 +273,13 @@ class Run:
             if self.attempt > self.host.settings.retry.max_attempts:
                 raise OutcomeUnknown(f"The outcome could not be looked up: {error.message}") from error
             raise
+        except (Forbidden, NotFound, Invalid, ContractBroken) as error:
+            raise OutcomeUnknown(
+                f"An earlier run was cut off after sending, and looking it up failed: {error.message} "
+                "Check at the vendor, then replay or drop.",
+                status=error.status,
+                response=error.response,
+            ) from error
         self.unresolved.discard(name)
         return found
 

@@ -34,6 +34,7 @@ from worker.errors import (
     DeadlineExceeded,
     Expired,
     Invalid,
+    OutcomeUnknown,
     RelayError,
     WorkerLost,
 )
@@ -512,6 +513,13 @@ class Engine:
                     changes = {"attempt": self.policy.max_attempts + 1, "streak": 0}
                     wait = self._at_least(job, timedelta(0))
                     return await self._park(job, wait, "unresolved", error, Ending.POSTPONED, changes=changes)
+                if unresolved and passing:
+                    failure = OutcomeUnknown(
+                        f"{failure.message} What was sent before may have taken effect, and could not be looked up; "
+                        "check at the vendor, then replay or drop.",
+                        status=failure.status,
+                        response=failure.response,
+                    )
                 return await self._discard(
                     job, failure, attempt=min(attempt, self.policy.max_attempts), started=journey.started
                 )

@@ -21,6 +21,7 @@ from worker.errors import (
     Invalid,
     NotFound,
     NotSent,
+    Paused,
     RateLimited,
     RelayError,
     TransportError,
@@ -146,6 +147,8 @@ class Tokens:
             )
             log.warning("auth.refused", connection=self._name, status=error.status)
             raise self._refuse(refusal, REFUSED_FOR) from error
+        except Paused as error:  # whoever comes next need not ask again
+            raise self._refuse(error, REFUSED_FOR)  # noqa: B904 - the very error
         except ContractBroken as error:
             raise self._refuse(error, FAILED_FOR)  # noqa: B904 - the very error
         except Unavailable as error:

@@ -119,9 +119,10 @@ class Download:
         Raises `Unanswered` where it stalls, ends short of its Content-Length, or what is packed lacks its end;
         `ContractBroken` for a packing that is none of HTTP's common ones.
         """
-        unpacking = self._unpacking()
+        unpacking, empty = self._unpacking(), True
         try:
             async for chunk in self._answer.content.iter_any():
+                empty = False
                 if unpacking is None:
                     yield chunk
                 else:
@@ -131,7 +132,7 @@ class Download:
             raise translated(error, self._where) from error
         except ValueError as error:
             raise Unanswered(f"{self._where} was sent, and its answer can't be unpacked: {error}.") from None
-        if unpacking is not None and not unpacking.ended:
+        if unpacking is not None and not unpacking.ended and not empty:
             raise Unanswered(f"{self._where} was sent, and what came back packed is cut short.")
 
     async def response(self) -> Response:

@@ -145,9 +145,9 @@ def nothing_is_left(server: redis.Redis) -> bool:
 
 
 def test_nothing_is_lost_when_workers_are_killed(app: Celery, work: Work, server: redis.Redis) -> None:
-    """500 messages, three workers killed at work: each message is worked on, and acknowledged in the end."""
+    """2,000 messages, three workers killed at work: each message is worked on, and acknowledged in the end."""
     victims = work(3)
-    send(app, range(500))
+    send(app, range(2_000))
     for victim in victims:
         at_work = partial(more_is_done, server, server.llen("done") + 50)
         eventually(at_work)
@@ -156,9 +156,9 @@ def test_nothing_is_lost_when_workers_are_killed(app: Celery, work: Work, server
     (survivor,) = work(1)
     eventually(lambda: nothing_is_left(server))
     done = Counter(int(number) for number in server.lrange("done", 0, -1))
-    assert set(done) == set(range(500))
+    assert set(done) == set(range(2_000))
     # Twice ran only what was in a victim's hands.
-    assert sum(done.values()) - 500 <= 3 * 8
+    assert sum(done.values()) - 2_000 <= 3 * 8
     assert survivor.stop() == 0
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from tests.worker.valkey import Valkey, valkey_server
-from worker.ledger import LOST_RUNS, SUSPECT, TRIAL, Claim, Key, Ledger
+from worker.ledger import ALIVE, LOST_RUNS, SUSPECT, TRIAL, Claim, Key, Ledger
 from worker.store import Store
 
 LEASE = timedelta(milliseconds=20)
@@ -167,9 +167,22 @@ async def test_before_it_is_given_up_it_is_kept_aside(fleet: Fleet) -> None:
     await fleet.parks_of(worker, "held")
     second = await fleet.claims(fleet.worker())
 
-    assert first.trial == TRIAL
-    assert TRIAL - timedelta(seconds=5) < second.trial < TRIAL
+    assert first.trial == TRIAL + LEASE
+    assert TRIAL - timedelta(seconds=5) < second.trial <= first.trial
     assert (first.lost, second.lost) == (LOST_RUNS, LOST_RUNS)
+
+
+async def test_what_spoke_for_it_outlasts_the_memory_of_the_dead(fleet: Fleet) -> None:
+    """An hour later the deaths are forgotten, and the lost runs are not: they count no more than they did."""
+    for _ in range(LOST_RUNS):
+        await fleet.dies_with_it()
+    await fleet.dies_without_it()
+    before = await fleet.claims(worker := fleet.worker())
+    await fleet.parks_of(worker, "held")
+    await fleet.store.redis.delete(ALIVE)
+
+    assert before.lost == LOST_RUNS - 2
+    assert (await fleet.claims(fleet.worker())).lost == before.lost
 
 
 async def test_who_dies_while_it_is_kept_aside_speaks_for_it(fleet: Fleet) -> None:

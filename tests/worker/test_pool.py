@@ -691,6 +691,7 @@ def test_the_pool_is_celerys_kind() -> None:
     assert not LoopPool.is_green
 
 
+@pytest.mark.filterwarnings("ignore::celery.exceptions.DuplicateTaskNameWarning")  # of an app that another test made
 def test_another_apps_engine_does_not_move_in(bench: Bench, tmp_path: Path) -> None:
     """An app of planrelay's that was made in the same process leaves a pool that is not its own alone."""
     config = tmp_path / "planrelay.toml"

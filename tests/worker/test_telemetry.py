@@ -134,6 +134,7 @@ def logs(capsys: pytest.CaptureFixture[str], *, terminal: bool = False) -> Itera
     handlers, level = root.handlers, root.level
     quiet = {name: logging.getLogger(name).level for name in ("celery.worker.strategy", "kombu", "amqp")}
     lines: list[Any] = []
+    logging.captureWarnings(capture=False)  # what another test left on has lost its hold of `warnings`
     configure_logging(Redactor(["s3cret-value"]), terminal=terminal)
     try:
         yield lines
