@@ -14,6 +14,7 @@ A page that says what went wrong is none of them: HTML and JSON are no CSV of on
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,9 @@ class Findings:
     problem: str | None = None
     rows: int | None = None
     columns: int | None = None
+    unended: bool = False
+    """Whether the problem is only that the last record, otherwise as it should be, is not ended by a newline: RFC 4180
+    allows that, and so it is no problem where the file is known to be whole from elsewhere."""
 
 
 class Check(Protocol):
@@ -83,6 +87,7 @@ class CsvCheck:
         self._width = 0
         self._records = 0
         self._problem: str | None = None
+        self._unended = False
 
     def feed(self, data: bytes) -> None:
         """See the next bytes; cheapest where they come in blocks of a mebibyte or so."""
@@ -104,9 +109,9 @@ class CsvCheck:
                 self._end()
             except ValueError as error:
                 self._problem = str(error)
-        if self._problem is not None:
+        if self._problem is not None and not self._unended:
             return Findings(problem=self._problem)
-        return Findings(rows=self._records - 1, columns=self._width)
+        return Findings(problem=self._problem, rows=self._records - 1, columns=self._width, unended=self._unended)
 
     def _count(self, *, last_chance: bool) -> None:
         """Count the whole records among the held bytes and let go of them."""
@@ -187,9 +192,12 @@ class CsvCheck:
 
     def _end(self) -> None:
         if self._held:
-            raise ValueError(
-                f"The last record, number {self._records + 1}, is not ended by a newline: the file is cut short."
-            )
+            last = self._records + 1
+            self._held += b"\n"
+            with contextlib.suppress(ValueError):
+                self._count(last_chance=True)
+            self._unended = self._records == last
+            raise ValueError(f"The last record, number {last}, is not ended by a newline: the file is cut short.")
         if not self._records:
             raise ValueError("The file is empty: there is not even a heading.")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -136,7 +136,7 @@ class Fetch:
     # Whether they are all, and as they should be
 
     def _check(self) -> Check:
-        return _Late(self._format, lambda: self.encoding)
+        return _Late(self._format, lambda: self.encoding, lambda: self.size)
 
     def _format(self) -> Format | None:
         """How the file is verified: by what was asked for, else its media type, else the destination's ending."""
@@ -217,15 +217,24 @@ class Fetch:
 
 
 class _Late:
-    """A check that is chosen when the first bytes come: only the answer's headers tell format and encoding."""
+    """
+    A check that is chosen when the first bytes come: only the answer's headers tell format and encoding.
 
-    def __init__(self, format: Callable[[], Format | None], encoding: Callable[[], str]) -> None:
+    A last newline may be lacking (RFC 4180, 2.2) where barometerIT told how many bytes there are, and these came.
+    """
+
+    def __init__(
+        self, format: Callable[[], Format | None], encoding: Callable[[], str], told: Callable[[], int | None]
+    ) -> None:
         self._format = format
         self._encoding = encoding
+        self._told = told
+        self._bytes = 0
         self._check: Check | None = None
 
     def feed(self, data: bytes) -> None:
         """See the next bytes."""
+        self._bytes += len(data)
         if self._check is None:
             format = self._format()
             self._check = _Unchecked() if format is None else _CHECKS[format](encoding=self._encoding())
@@ -233,7 +242,8 @@ class _Late:
 
     def finish(self) -> Findings:
         """Tell what was found."""
-        return Findings() if self._check is None else self._check.finish()
+        found = Findings() if self._check is None else self._check.finish()
+        return replace(found, problem=None) if found.unended and self._bytes == self._told() else found
 
 
 class _Unchecked:

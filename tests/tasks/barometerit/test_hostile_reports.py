@@ -296,3 +296,14 @@ async def test_an_upload_that_fails_says_where_the_file_is(vendor: Callable[...,
             await one.tenant.do("report.export", data)
         assert "The report is saved at out/hostile.csv" in raised.value.message
         assert one.tenant.file("hostile.csv").read_bytes() == CSV
+
+
+async def test_a_last_newline_may_lack_where_the_size_says_that_all_is_there(vendor: Callable[..., Any]) -> None:
+    """RFC 4180 asks for none after the last record; but where nobody told the size, the file may be cut short."""
+    body = CSV[:-1]
+    async with vendor(lambda *_: whole(body), size=len(body)) as made:
+        result = await made.export()
+        assert (result["rows"], content(made, result)) == (len(ROWS), body)
+    async with vendor(lambda *_: whole(body)) as made:
+        with pytest.raises(Unanswered, match="not ended by a newline"):
+            await made.export()
