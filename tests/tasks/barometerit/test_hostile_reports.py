@@ -306,4 +306,4 @@ async def test_a_last_newline_may_lack_where_the_size_says_that_all_is_there(ven
         assert (result["rows"], content(made, result)) == (len(ROWS), body)
     async with vendor(lambda *_: whole(body)) as made:
         with pytest.raises(Unanswered, match="not ended by a newline"):
-            await made.export()
+            await made.export(report_bn="042400000002")
