@@ -246,9 +246,14 @@ class Barometerit:
             raise _broken("a snapshot has an assetBn, a text", response)
         return snapshot
 
-    async def report_size(self, asset_bn: str) -> int:
-        """Give a snapshot's bytes: a bare number, or an object's `size`. Raises `Busy` where it is not ready."""
-        response = await self._send(endpoints.REPORT_SIZE, path={"asset_bn": asset_bn})
+    async def report_size(self, asset_bn: str, *, once: bool = False) -> int:
+        """
+        Give a snapshot's bytes: a bare number, or an object's `size`. Raises `Busy` where it is not ready.
+
+        `once`: a failure is not worth another attempt.
+        """
+        endpoint = replace(endpoints.REPORT_SIZE, replayable=False) if once else endpoints.REPORT_SIZE
+        response = await self._send(endpoint, path={"asset_bn": asset_bn})
         if response.status in {202, 204} or not response.body:
             raise Busy("The snapshot is not ready yet.", after=response.after, status=response.status)
         said = response.json()

@@ -41,7 +41,7 @@ OVERLAP: Final = 1
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([\w.:-]+)", re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
-"""Media types of what tells people something, and of no report."""
+"""Media types of what tells people something, and of no report; heeded where the content itself does not tell."""
 
 _CHECKS: Final[Mapping[Format, Callable[..., Check]]] = {
     "csv": CsvCheck,
@@ -147,23 +147,30 @@ class Fetch:
         return self.content_type.partition(";")[0].strip().lower()
 
     async def _verify(self, writer: Writer) -> None:
-        problem = (await writer.finish()).problem
-        if self._media_type() in _PAGES:
+        found = await writer.finish()
+        problem = found.problem
+        # Any text is a CSV of one column; two, as wide in each line, are a report whatever its label says.
+        if problem is None and self._media_type() in _PAGES and (self._format() is None or found.columns == 1):
             problem = f"It came as {self._media_type()}: a page, and no report."
         if problem is None and self.size is not None and self.size != writer.bytes:
             problem = f"barometerIT gives its size as {self.size} bytes, and {writer.bytes} came."
         if problem is None:
             return
-        mark = hashlib.sha256(f"{writer.bytes} {problem}".encode()).hexdigest()[:16]
-
-        async def attempt() -> int:
-            return self.run.attempt
-
-        first = await self.run.step(f"wrong:{mark}", attempt)
         said = f"The snapshot {self.asset.bn} is not whole: {problem}"
-        if self.run.attempt - first >= SAME_WAY - 1:
+        if await self._came_so_before(f"{writer.bytes} {problem}") >= SAME_WAY - 1:
             raise ContractBroken(f"{said} It came so {SAME_WAY} times.{self._remedy()}")
         raise Unanswered(said)
+
+    async def _came_so_before(self, way: str) -> int:
+        """Count the downloads that were wrong in this way, and this one: attempts may fail for other reasons."""
+        mark = hashlib.sha256(way.encode()).hexdigest()[:16]
+        before = sum(self.run.kept(f"wrong:{mark}:{nth}") is not None for nth in range(SAME_WAY))
+
+        async def came() -> bool:
+            return True
+
+        await self.run.step(f"wrong:{mark}:{min(before, SAME_WAY - 1)}", came)
+        return before
 
     def _remedy(self) -> str:
         if self.size is None:
@@ -174,10 +181,11 @@ class Fetch:
         """
         Ask for the size, which is optional; None where there is no such operation (its path is assumed) or no number.
 
-        Asked before the download, so that a vendor that wants us to wait says so before it has sent everything.
+        Asked before the download, so that a vendor that wants us to wait says so before it has sent everything; and
+        once, so that the attempts are left to the download.
         """
         try:
-            return await self.barometerit.report_size(self.asset.bn)
+            return await self.barometerit.report_size(self.asset.bn, once=True)
         except Unavailable as error:
             if error.after is not None:
                 raise

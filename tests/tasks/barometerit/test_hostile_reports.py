@@ -115,6 +115,35 @@ async def test_a_page_that_says_what_went_wrong_is_no_report(
     assert sum(target.startswith("POST") for target in one.asked) == 1
 
 
+async def test_a_report_is_one_whatever_its_label_says(vendor: Callable[..., Any]) -> None:
+    """A heading and rows as wide as it prove themselves; how a server labels what it does not know proves nothing."""
+    async with vendor(lambda said, nth: whole(CSV, "Content-Type: text/html; charset=utf-8")) as one:
+        result = await one.export()
+        assert content(one, result) == CSV
+    assert result["columns"] == 3
+
+
+async def test_a_page_under_a_name_that_tells_no_format_is_no_report(vendor: Callable[..., Any]) -> None:
+    """There only the label tells."""
+    async with vendor(lambda said, nth: whole(PAGE, "Content-Type: text/html")) as one:
+        with pytest.raises(Unanswered, match="a page, and no report"):
+            await one.tenant.do("report.download", {"asset_bn": "040U00000001", "destination": "out/hostile.bin"})
+
+
+async def test_what_failed_otherwise_in_between_is_no_bad_download(vendor: Callable[..., Any]) -> None:
+    """Three downloads must be wrong in the same way, not three attempts."""
+
+    def download(said: Conversation, nth: int) -> Answer:
+        return ("404 Not Found", b"", []) if nth in {2, 3} else whole(PAGE)
+
+    async with vendor(download) as one:
+        for match in ("not whole", "not ready", "not ready", "not whole", "3 times"):
+            with pytest.raises(RelayError, match=match):
+                await one.export()
+            one.tenant.bench.attempt += 1
+    assert one.downloads == 5
+
+
 async def test_the_format_that_was_asked_for_is_what_counts(vendor: Callable[..., Any]) -> None:
     """Not the one that the vendor names beside the asset BN: another is never saved under the name of this one."""
     async with vendor(lambda said, nth: whole(b'[{"a": 1}]')) as one:
@@ -246,6 +275,7 @@ async def test_a_size_that_nobody_tells_stands_in_nobodys_way(vendor: Callable[.
         one.size = (status, b"", [])
         assert (await one.export())["size_checked"] is False
     assert one.downloads == 1
+    assert sum(target.endswith("/size") for target in one.asked) == 1  # attempts are the download's
 
 
 async def test_a_vendor_that_wants_us_to_wait_says_so_before_the_download(vendor: Callable[..., Any]) -> None:
