@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from worker.errors import BadCommand, Conflict, NotFound, OutcomeUnknown
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 """An object of the vendor's in our names, with its `id`."""
+
+_DATED: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,14 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
+def same_instant(one: Any, other: Any) -> bool:
+    """Tell whether two texts are one instant; a day is its midnight in UTC, as vendors show it."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    instant = _instant(one)
+    return instant is not None and instant == _instant(other)
+
+
 def folded(one: Any, other: Any) -> bool:
     """Tell whether two values are the same without regard to case, as addresses and user names are."""
     if isinstance(one, str) and isinstance(other, str):
@@ -195,6 +207,14 @@ def _referred(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value.get("_id", value.get("id", value))
     return value
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(text) if _DATED.match(text) else None
+    except ValueError:
+        return None
+    return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
 def _is_number(value: Any) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.barometerit.writes import proposals_of, shows
-from worker.errors import Conflict, Forbidden, Invalid, NotFound
+from tasks.barometerit.writes import proposals_of, unlike
+from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound
 from worker.many import Many
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ REFUSALS: Final = 5
 
 @dataclass(slots=True)
 class Batch:
-    """What came of some entities: `saved`, `proposed`, `missing`, `not_saved`, or `refused` with the reason."""
+    """What came of some entities: `saved`, `proposed`, `missing`, `not_saved`, `unconfirmed`, or `refused`; and why."""
 
     outcomes: dict[str, str] = field(default_factory=dict)
     proposed: list[str] = field(default_factory=list)
@@ -112,18 +112,28 @@ class UpdateMany:
         except NotFound:
             done.outcomes[bn] = "missing"
             return
-        if all(shows(entity.get(name), value) for name, value in self.changes.items()):
+        except (Forbidden, Invalid, ContractBroken) as error:
+            done.outcomes[bn] = "unconfirmed"
+            done.reasons[bn] = f"Accepted, and could not be read back ({error.message})"
+            return
+        other, hidden = unlike(entity, self.changes)
+        if not other and not hidden:
             done.outcomes[bn] = "saved"
             return
         waiting = await proposals_of(self.barometerit, bn) if waiting is None else waiting
-        done.outcomes[bn] = "proposed" if waiting else "not_saved"
+        done.outcomes[bn] = "proposed" if waiting else "not_saved" if other else "unconfirmed"
         done.proposed += [one for one in waiting if one not in done.proposed]
 
 
 def _told(done: Batch, count: int) -> Result:
     saved = [bn for bn, outcome in done.outcomes.items() if outcome == "saved"]
     result: dict[str, Any] = {"count": count, "saved": saved, "proposed": done.proposed, "outcomes": done.outcomes}
-    left = [bn for bn, outcome in done.outcomes.items() if outcome not in {"saved", "proposed"}]
     if done.reasons:
         result["reasons"] = done.reasons
-    return {**result, "warnings": [f"{len(left)} of {count} entities were not written."]} if left else result
+    outcomes = list(done.outcomes.values())
+    unwritten = sum(map(outcomes.count, ("missing", "refused")))
+    unshown = sum(map(outcomes.count, ("not_saved", "unconfirmed")))
+    warnings = [f"{unwritten} of {count} entities were not written."] if unwritten else []
+    if unshown:
+        warnings.append(f"{unshown} of {count} entities don't show what was asked.")
+    return {**result, "warnings": warnings} if warnings else result

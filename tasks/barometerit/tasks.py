@@ -138,7 +138,8 @@ async def entity_update_many(run: Run, data: models.EntityUpdateMany) -> Result:
     Set the same basic fields of many entities, in batches; gives what came of each.
 
     `outcomes` says for each BN `saved`, `proposed`, `missing` (there is no such entity), `not_saved` (accepted, and it
-    shows otherwise) or `refused` (`reasons` has why). Source: named in Entity_Service; path and body are assumed.
+    shows otherwise), `unconfirmed` (accepted, and it does not show at all or can't be read) or `refused`; `reasons` has
+    why. Source: named in Entity_Service; path and body are assumed.
     """
     barometerit = Barometerit(run.gateway)
     return await UpdateMany(run, barometerit, barometerit.entity.ours(data.properties)).result(data)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from worker.errors import Forbidden, Invalid, NotFound
-from worker.natural_key import delete_once, same
+from worker.errors import ContractBroken, Forbidden, Invalid, NotFound
+from worker.natural_key import delete_once, differing, same, same_instant
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit, Object, Written
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 Seen = Callable[[], Awaitable[Mapping[str, Any]]]
 """Gives an object's fields as they are now."""
+
+_CHOSEN: Final = (
+    *("bn", "id", "name", "label", "displayableName"),
+    *("displayValue", "display_value", "storedValue", "stored_value"),
+)
+"""By what an option is called, any of which may have been asked (BIT-ENT, BIT-GS, BIT-FLD)."""
 
 
 async def outcome(
@@ -37,21 +43,30 @@ async def outcome(
     Give `bn`, `saved` and `proposed` of a write to one object.
 
     `seen` is asked where the answer does not tell of this very object. An object in the answer may be but an echo of
-    the request: it is believed only where nothing waits as a proposal. What neither shows nor waits is a warning.
+    the request: it is believed only where nothing waits as a proposal. What neither shows nor waits is a warning, and
+    so is what can't be read back: the write was accepted, and is no failure for that.
     """
     if written.proposed or bn in written.saved:
         return told(bn, written)
     shown: Mapping[str, Any] | None = written.object
     if proposable or shown is None or not shown.keys() >= asked.keys():
-        shown = await seen()
-    left = sorted(name for name, value in asked.items() if not shows(shown.get(name), value))
-    if not left:
+        try:
+            shown = await seen()
+        except (NotFound, Forbidden, Invalid, ContractBroken) as error:
+            warning = f"barometerIT accepted the write, and it could not be read back ({error.message})"
+            return {"bn": bn, "saved": [], "proposed": [], "warnings": [warning]}
+    other, hidden = unlike(shown, asked)
+    if not other and not hidden:
         return {"bn": bn, "saved": [bn], "proposed": []}
     waiting = await proposals_of(barometerit, bn) if proposable else []
     if waiting:
         return {"bn": bn, "saved": [], "proposed": waiting}
-    warning = f"barometerIT accepted the write and does not show what was asked: {', '.join(left)}."
-    return {"bn": bn, "saved": [], "proposed": [], "warnings": [warning]}
+    warnings = []
+    if other:
+        warnings.append(f"barometerIT accepted the write and does not show what was asked: {', '.join(other)}.")
+    if hidden:
+        warnings.append(f"barometerIT accepted the write and does not show these fields at all: {', '.join(hidden)}.")
+    return {"bn": bn, "saved": [], "proposed": [], "warnings": warnings}
 
 
 def told(bn: str, written: Written) -> dict[str, Any]:
@@ -114,28 +129,29 @@ async def proposals_of(barometerit: Barometerit, bn: str) -> list[str]:
     """Give the BNs of the changes of an entity that wait for somebody to decide; none where they can't be listed."""
     try:
         answer = await barometerit.ask_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
-    except (NotFound, Forbidden, Invalid):
+        page = barometerit.read_proposals(answer.body)
+    except (NotFound, Forbidden, Invalid, ContractBroken):
         return []
-    page = barometerit.read_proposals(answer.body)
     return [str(one["bn"]) for one in page.rows if one.get("bn") and not one.get("processed_by_bn")]
 
 
-def shows(value: Any, asked: Any) -> bool:
-    """
-    Tell whether a field shows what was asked.
+def unlike(shown: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Give the fields that show otherwise than asked, and those that don't show at all, of which nobody can tell."""
+    hidden = sorted(name for name, value in asked.items() if name not in shown and value not in (None, ""))
+    return differing(shown, asked, shows), hidden
 
-    Options are objects with `bn`, `id`, `name` and `label`, and any of these may have been asked (BIT-ENT, BIT-GS).
-    """
+
+def shows(value: Any, asked: Any) -> bool:
+    """Tell whether a field shows what was asked; options may be objects, days midnights."""
     if isinstance(value, Mapping):
         if isinstance(asked, Mapping):
             return all(same(value.get(name), part) for name, part in asked.items() if name in value)
-        names = ("bn", "id", "name", "label", "displayableName")
-        return any(value.get(name) is not None and same(value[name], asked) for name in names)
+        return any(value.get(name) is not None and same(value[name], asked) for name in _CHOSEN)
     if isinstance(value, list) and isinstance(asked, list):
         return len(value) == len(asked) and all(map(shows, value, asked))
     if isinstance(asked, Mapping) and asked.get("bn") is not None:
         return same(value, asked["bn"])
-    return same(value, asked) or (asked in (None, "") and value in (None, ""))
+    return same(value, asked) or same_instant(value, asked) or (asked in (None, "") and value in (None, ""))
 
 
 def merged(current: Object, changes: Mapping[str, Any], kept_by_server: frozenset[str]) -> dict[str, Any]:

@@ -6,23 +6,19 @@ Pure: units as they are and rows as they were read in, the plan's items and coun
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from tasks.planpoint import models
 from tasks.planpoint.sheet import NUMBERS, Reading, Wish, unit_key
 from worker.cells import Unclear, folded
-from worker.natural_key import same
+from worker.natural_key import same, same_instant
 
 GONE: Final = frozenset({"leased", "sold"})
 """Statuses (folded) of units that nobody can buy any more: putting one back on sale by mistake is the costly error."""
-
-_DATED: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 Item = dict[str, Any]
 """One line of a plan: `action` is `update` (with `id`, `key`, `changes`), `unknown` or `invalid` (with `reason`)."""
@@ -98,21 +94,7 @@ def _item(wish: Wish, units: list[Mapping[str, Any]], key: str, nearly: Mapping[
 
 def alike(one: Any, other: Any) -> bool:
     """Tell whether two values of a unit are one: also a day and its midnight, which Planpoint shows in UTC."""
-    if same(one, other):
-        return True
-    return (
-        isinstance(one, str)
-        and isinstance(other, str)
-        and ((instant := _instant(one)) is not None and instant == _instant(other))
-    )
-
-
-def _instant(text: str) -> datetime | None:
-    try:
-        instant = datetime.fromisoformat(text) if _DATED.match(text) else None
-    except ValueError:
-        return None
-    return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+    return same(one, other) or same_instant(one, other)
 
 
 def changed(unit: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -59,6 +59,20 @@ async def test_what_the_answer_is_silent_about_may_wait() -> None:
     assert result["proposed"] == ["P"]
 
 
+async def test_what_was_accepted_and_does_not_show_is_unconfirmed() -> None:
+    """A field left out (A) and an entity that can't be read (B) prove nothing; another value (C) does."""
+    bench = Bench(tasks.barometerit.tasks)
+    read = {"/entities/A": answer({"bn": "A"}), "/entities/B": answer({}, 403)}
+    other = answer({"bn": "C", "description": "old"})
+    bench.wire = lambda request: answer([]) if request.path == "/proposals" else read.get(request.path, other)
+
+    result = await bench.do(f"barometerit.{MANY}", {"bns": ["A", "B", "C"], "properties": {"description": "x"}})
+
+    assert result["outcomes"] == {"A": "unconfirmed", "B": "unconfirmed", "C": "not_saved"}
+    assert "could not be read back" in result["reasons"]["B"]
+    assert result["warnings"][0] == "3 of 3 entities don't show what was asked."
+
+
 async def test_other_fields_stay(tenant: Tenant) -> None:
     """Only the given fields are set."""
     bn = tenant.put(entityDiscriminator="SYS", name="A", description="kept")

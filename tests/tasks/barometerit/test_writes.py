@@ -6,6 +6,7 @@ import pytest
 
 import tasks.barometerit.tasks
 from config.connections import Override
+from tasks.barometerit.writes import shows
 from tests.tasks.barometerit.conftest import Tenant
 from tests.tasks.bench import Bench, answer
 from worker.errors import NotFound, Unanswered
@@ -172,6 +173,57 @@ async def test_proposals_that_cannot_be_listed_leave_a_warning(bench: Bench) -> 
 
     assert (result["saved"], result["proposed"]) == ([], [])
     assert result["warnings"]
+
+
+async def test_what_is_not_shown_at_all_is_not_denied(bench: Bench) -> None:
+    """An entity that leaves the field out says neither: no success, and not that it shows otherwise."""
+    odd = Odd({}, saves=False)
+    del odd.entity["description"]
+    bench.wire = lambda request: answer([]) if request.path == "/proposals" else odd(request)
+
+    result = await bench.do("barometerit.entity.update", ASKED)
+
+    assert (result["saved"], result["proposed"]) == ([], [])
+    assert result["warnings"] == ["barometerIT accepted the write and does not show these fields at all: description."]
+
+
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [
+        ({"bn": "0" * 12, "displayValue": "High", "storedValue": "H"}, "High"),
+        ({"bn": "0" * 12, "display_value": "High", "stored_value": "H"}, "H"),
+        ("2026-05-20T00:00:00.000+0000", "2026-05-20"),
+    ],
+)
+def test_a_choice_and_a_day_may_be_shown_in_another_form(shown: Any, asked: str) -> None:
+    """The same value is saved, however it is written; another is not."""
+    assert shows(shown, asked)
+    assert not shows(shown, "2026-05-21")
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, {}), (403, {}), (400, {}), (200, b"<html>")])
+async def test_a_write_that_cannot_be_read_back_is_no_failure(bench: Bench, status: int, body: Any) -> None:
+    """It was accepted: saved is not claimed, and a warning says why."""
+    odd = Odd({})
+
+    def wire(request: Request) -> Response:
+        written = any(one.method == "PUT" for one in bench.sent[:-1])
+        return answer(body, status) if written else odd(request)
+
+    bench.wire = wire
+
+    result = await bench.do("barometerit.entity.update", ASKED)
+
+    assert (result["saved"], result["proposed"]) == ([], [])
+    assert "accepted the write, and it could not be read back" in result["warnings"][0]
+
+
+async def test_proposals_that_nobody_can_read_leave_a_warning(bench: Bench) -> None:
+    """The list's path is as sure as its documentation: an answer that is no list is no failure of the write."""
+    odd = Odd({}, saves=False)
+    bench.wire = lambda request: answer(b"<html>") if request.path == "/proposals" else odd(request)
+
+    assert "description" in (await bench.do("barometerit.entity.update", ASKED))["warnings"][0]
 
 
 async def test_associations_that_nobody_tells_of_are_a_warning(bench: Bench) -> None:
