@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from celery import Celery
 
+from benchmarks.one_worker import settings
 from benchmarks.peers import naive
 from config.settings import load_settings
 from sandbox import SandboxProcess
@@ -58,23 +59,6 @@ class Course:
         """Give the seconds from the first call (epoch) to the window in which the last read fits."""
         windows = math.ceil(self.reads / self.points) - 1
         return windows * self.period - first % self.period
-
-
-def settings(home: Path, base_url: str) -> Path:
-    """Write the settings of the contestant planrelay."""
-    path = home / "planrelay.toml"
-    path.write_text(f"""
-data_dir = "{home}/var"
-[worker]
-metrics_port = 0
-include = ["tasks.planview_admin"]
-[connections.admin]
-system = "planview_admin"
-base_url = "{base_url}"
-client_id = "sandbox-client"
-client_secret = "sandbox-secret"
-""")
-    return path
 
 
 def started(stack: ExitStack, command: list[str], env: dict[str, str], log: Path) -> None:
@@ -110,7 +94,8 @@ def finished(sandbox: SandboxProcess, course: Course) -> None:
 
 def planrelay(sandbox: SandboxProcess, ids: list[str], course: Course, home: Path) -> None:
     """Let a fleet of planrelay do it."""
-    path = settings(home, sandbox.base_url("planview_admin"))
+    account = {"client_id": "sandbox-client", "client_secret": "sandbox-secret"}
+    path = settings(home, "planview_admin", base_url=sandbox.base_url("planview_admin"), **account)
     with ExitStack() as stack:
         stack.callback(embedded.stop, home / "var")
         for number in range(course.workers):
@@ -127,7 +112,7 @@ def planrelay(sandbox: SandboxProcess, ids: list[str], course: Course, home: Pat
             async def publish() -> None:
                 for start in range(0, len(ids), 100):
                     sends = [
-                        client.asend("planview_admin.user.read", connection="admin", data={"id": id}, answer=False)
+                        client.asend("planview_admin.user.read", connection="vendor", data={"id": id}, answer=False)
                         for id in ids[start : start + 100]
                     ]
                     await asyncio.gather(*sends)

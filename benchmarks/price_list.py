@@ -12,41 +12,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.reconcile import cpu, peak, store_pid
-from config.settings import load_settings
+from benchmarks.one_worker import OneWorker
 from sandbox import SandboxProcess
-from worker import embedded
-from worker.client import Client
-
-HERE = Path(__file__).parent
-
-
-def settings(home: Path, base_url: str) -> Path:
-    """Write the worker's settings."""
-    path = home / "planrelay.toml"
-    path.write_text(f"""
-data_dir = "{home}/var"
-[worker]
-metrics_port = 0
-include = ["tasks.planpoint"]
-[artifacts]
-allowed = ["{home}/"]
-[connections.tower]
-system = "planpoint"
-base_url = "{base_url}"
-token = "sandbox-token"
-""")
-    return path
 
 
 def price_list(path: Path, units: int, changed: int, patches: int) -> None:
@@ -58,24 +31,14 @@ def price_list(path: Path, units: int, changed: int, patches: int) -> None:
             rows.writerow([f"{number:06}", number % patches + 1 if number <= changed else ""])
 
 
-def measure(sandbox: SandboxProcess, home: Path, worker: int, project: str, label: str) -> None:
+def measure(worker: OneWorker, home: Path, project: str, label: str) -> None:
     """Run one sync and print what it cost."""
-    sandbox.journal.clear()
-    store = store_pid(home)
-    before, stored = cpu(worker), cpu(store) if store else 0.0
-    began = time.monotonic()
     data = {"project_id": project, "rows_url": f"file://{home}/list.csv", "key": "unit_number", "mode": "apply"}
-    with Client(load_settings(home / "planrelay.toml", {}), source="/benchmark") as client:
-        event = client.call("planpoint.units.sync", connection="tower", data=data, timeout=600)
-    if "error" in event["data"]:
-        raise SystemExit(json.dumps(event["data"]["error"]))
-    clock = time.monotonic() - began
-    own = cpu(worker) - before + (cpu(store) - stored if store else 0.0)
-    result, calls = event["data"]["result"], sandbox.journal.counts(by="operation")
-    reads, writes = calls.pop("unit.list", 0), calls.pop("unit.update_many", 0)
+    cost = worker.run("planpoint.units.sync", data, timeout=600)
+    reads, writes = cost.calls["unit.list"], cost.calls["unit.update_many"]
     print(
-        f"{label:8} {result['state']:8} {result['summary']['applied']:6} applied {clock:6.1f} s {own:6.2f} s "
-        f"{peak(worker):6.0f} MB {reads:6} {writes:7} {sum(calls.values()):6}",
+        f"{label:8} {cost.result['state']:8} {cost.result['summary']['applied']:6} applied {cost.clock:6.1f} s "
+        f"{cost.own:6.2f} s {worker.peak():6.0f} MB {reads:6} {writes:7} {cost.calls.total() - reads - writes:6}",
         flush=True,
     )
 
@@ -93,19 +56,11 @@ def main() -> None:
         (floor,) = sandbox.seed("planpoint", "floors", 1, project=project)
         sandbox.seed("planpoint", "units", options.units, floor=floor)
         price_list(home / "list.csv", options.units, int(options.units * options.share), options.patches)
-        env = {**os.environ, "PLANRELAY_CONFIG": str(settings(home, sandbox.base_url("planpoint")))}
-        with (home / "log").open("wb") as log:
-            command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", "bench@%h"]
-            process = subprocess.Popen(command, cwd=HERE.parent, env=env, stdout=log, stderr=log)
-        try:
+        with OneWorker(sandbox, home, "planpoint", token="sandbox-token") as worker:
             print(f"{options.units} units, {options.share:.0%} of them to be changed in {options.patches} ways")
             print(f"{'':32} {'clock':>8} {'own time':>8} {'peak':>9} {'reads':>6} {'batches':>7} {'other':>6}")
             for label in ("first", "again"):
-                measure(sandbox, home, process.pid, project, label)
-        finally:
-            process.terminate()
-            process.wait(60)
-            embedded.stop(home / "var")
+                measure(worker, home, project, label)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Parked copies that are due and do not come.
 A copy that is due in the moment RabbitMQ starts finds its queue not there yet, and RabbitMQ tries again only after its
 `dead_letter_worker_publisher_confirm_timeout`, three minutes by default. So each worker remembers for a while what it
 has parked. What nobody has taken up some seconds after its time, though this worker has nothing else to do, is
-published once more, one generation on: whichever copy comes second is passed over. A memory that is lost with its
-worker costs those minutes and no command.
+published once more, of the same generation: a run of either copy makes the other stale, or the ledger answers it. A
+memory that is lost with its worker costs those minutes and no command.
 """
 
 from __future__ import annotations
