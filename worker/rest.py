@@ -6,14 +6,13 @@ Pure: no I/O, no clock. `worker.gateway` sends these, `worker.transport` puts th
 
 from __future__ import annotations
 
-import json as jsonlib
-import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote
 
+from worker import strict_json
 from worker.errors import (
     Busy,
     Conflict,
@@ -183,7 +182,7 @@ class Response:
     def json(self) -> Any:
         """Decode the body; a body that is no JSON raises `ContractBroken` with its beginning."""
         try:
-            return decoded(self.body)
+            return strict_json.read_vendors(self.body)
         except ValueError:
             raise ContractBroken(
                 "The vendor answered with success and a body that is not JSON.", status=self.status, response=self.text
@@ -200,29 +199,6 @@ class Response:
             )
         return value
 
-
-def decoded(text: str | bytes) -> Any:
-    """Decode a vendor's JSON; raises `ValueError` for what is none and for what no event can carry on (NaN, 1e999)."""
-    try:
-        if isinstance(text, bytes):
-            text = text.decode(jsonlib.detect_encoding(text), "surrogatepass")
-        return _DECODER.decode(text)
-    except RecursionError:
-        raise ValueError("nested too deep to be read") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError("a number too large for a double")
-    return number
-
-
-_DECODER: Final = jsonlib.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 _REJECTIONS: Final[Mapping[int, type[Rejection]]] = {
     401: Unauthorized,
@@ -268,7 +244,7 @@ _SAID_KEPT: Final = 4_000
 def vendor_message(text: str) -> str:
     """Find the sentence in an error body: JSON `message`, `detail`, `error_description` or `error`, else the text."""
     try:
-        body = decoded(text)
+        body = strict_json.read_vendors(text)
     except ValueError:
         return " ".join(text.split())[:_SAID_KEPT]
     if isinstance(body, dict):

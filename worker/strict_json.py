@@ -53,6 +53,20 @@ def read(text: bytes) -> Any:
     return value
 
 
+def read_vendors(text: str | bytes) -> Any:
+    """
+    Decode a vendor's JSON, taken as it comes: two equal keys, any of JSON's encodings, half of a surrogate pair.
+
+    Raises `ValueError` for what is none, and for what no event can carry on: NaN, 1e999, what is nested without end.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return _LENIENT.decode(text)
+    except RecursionError:
+        raise BadJSON("is nested too deep to be read") from None
+
+
 def write(value: Any) -> bytes:
     """
     Encode as compact UTF-8 JSON; raises `ValueError` or `TypeError` for what JSON has no word for (NaN, dates).
@@ -128,5 +142,6 @@ def _canonical(value: Any) -> Any:
 _DECODER: Final = json.JSONDecoder(
     parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_duplicates
 )
+_LENIENT: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"))

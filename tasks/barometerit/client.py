@@ -17,7 +17,8 @@ from urllib.parse import unquote_plus
 from tasks.barometerit import endpoints, wire
 from tasks.barometerit.wire import BN_SHAPE, MEDIA_TYPES, Format
 from worker.errors import Busy, ContractBroken
-from worker.rest import Encoded, Headers, Response, decoded
+from worker.rest import Encoded, Headers, Response
+from worker.strict_json import read_vendors
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -314,7 +315,7 @@ class Barometerit:
         text = response.text.strip()
         if text.startswith('"'):
             with contextlib.suppress(ValueError):
-                text = str(decoded(text))
+                text = str(read_vendors(text))
         if not text.startswith("{") and not _READY.fullmatch(text):
             raise _broken("a filter is URL-encoded JSON", response)
         return text
@@ -343,7 +344,7 @@ class Barometerit:
         """Understand what a write is answered with: the three lists (BIT-ASSOC), the object, its BN, or nothing."""
         text = response.text.strip()
         try:
-            said = decoded(text) if text else None
+            said = read_vendors(text) if text else None
         except ValueError:
             said = text
         if isinstance(said, str):

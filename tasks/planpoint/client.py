@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.planpoint import models
 from worker.errors import RESPONSE_EXCERPT, ContractBroken, Paused, RelayError
-from worker.rest import Endpoint, Evidence, decoded
+from worker.rest import Endpoint, Evidence
+from worker.strict_json import read_vendors
 from worker.vocabulary import Spelling, Vocabulary
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def _redacted(text: str) -> str:
 def _message(response: Response) -> str:
     """Give the message of a delete; one that can't be read changes nothing: the vendor has said yes."""
     try:
-        body = decoded(response.body or b"{}")
+        body = read_vendors(response.body or b"{}")
     except ValueError:
         return ""
     return body["message"] if isinstance(body, dict) and isinstance(body.get("message"), str) else ""
@@ -367,7 +368,7 @@ def _discreet(error: RelayError) -> RelayError:
 def paused(error: RelayError) -> Paused | None:
     """Understand an error body that says the account or project is paused (api/openapi.yaml, ErrorResponse.paused)."""
     try:
-        body = decoded(error.response or "")
+        body = read_vendors(error.response or "")
     except ValueError:
         return None
     match body:

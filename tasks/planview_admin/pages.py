@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.errors import ContractBroken
-from worker.rest import decoded
+from worker.strict_json import read_vendors
 
 Row = dict[str, Any]
 
@@ -69,7 +69,7 @@ class Pages:
 
 def _object(body: bytes) -> Row:
     try:
-        page = decoded(body)
+        page = read_vendors(body)
     except ValueError:
         raise _broken("a page is JSON", body) from None
     if not isinstance(page, dict):
