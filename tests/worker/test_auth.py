@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_no_answer_makes_a_flow_fail_otherwise(value: str, expires_in: Any) -> N
     try:
         token = drive(CREDENTIALS, json.dumps({"id_token": value, "expires_in": expires_in}).encode())[1]
     except ContractBroken:
-        assert not value.strip()
+        no_json = isinstance(expires_in, float) and not math.isfinite(expires_in)  # Python writes NaN and Infinity
+        assert no_json or not value.strip()
     else:
         assert token.lifetime is not None
         assert timedelta(0) <= token.lifetime <= LONGEST_LIFETIME
