@@ -281,11 +281,14 @@ class Gatekeeper:
         if refreshing and not waiters:
             line.drop()
         unused, line.unused = line.unused, 0
+        wish = line.wish()
+        if refreshing:
+            line.refresh()
         return Request(
             line=line,
-            ask=line.wish(),
+            ask=wish,
             limits=line.limits,
-            begun=line.refresh() if refreshing else 0,
+            begun=line.begun(),
             unused=unused,
             waiters=waiters,
             patience=[waiter.deadline - now for waiter in waiters],

@@ -93,6 +93,7 @@ class Line:
         self._waiting: tuple[deque[Waiter], deque[Waiter]] = (deque(), deque())
         self._peak = 0
         self._begun = 0
+        self._uncounted = 0
         self._lately = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -125,11 +126,14 @@ class Line:
         spare = min(max(self._begun, self._lately, singles + bulk, LEAST_SPARE), MOST_SPARE)
         return Ask(used=self.used, singles=singles, bulk=bulk, keep=keep, ready=len(self.starts), spare=spare)
 
-    def refresh(self) -> int:
-        """Forget how busy it was half a moment ago; gives the requests started since the last time."""
-        begun, self._begun = self._begun, 0
-        self._lately = begun
+    def refresh(self) -> None:
+        """Forget how busy it was half a moment ago."""
+        self._lately, self._begun = self._begun, 0
         self._peak = max(self.used, self._peak // 2)
+
+    def begun(self) -> int:
+        """Give the requests started since the last time this was asked."""
+        begun, self._uncounted = self._uncounted, 0
         return begun
 
     # Requests
@@ -195,6 +199,7 @@ class Line:
             start = self.starts.popleft()[1]
         self.used += 1
         self._begun += 1
+        self._uncounted += 1
         self._peak = max(self._peak, self.used)
         return start
 
@@ -236,4 +241,4 @@ class Line:
     def leave(self) -> None:
         """Hold nothing any more."""
         self.drop()
-        self.held = self.target = self.unused = self._peak = self._lately = 0
+        self.held = self.target = self.unused = self._peak = self._lately = self._uncounted = 0

@@ -27,7 +27,7 @@ class Request:
     ask: Ask
     limits: Limits
     begun: int
-    """Requests started since the last count."""
+    """Requests started since the last turn: told at each, since each may end the time over which they are counted."""
     unused: int
     """Starts to be given back."""
     waiters: list[Waiter]

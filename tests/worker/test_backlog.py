@@ -47,6 +47,27 @@ async def test_a_quiet_time_is_no_measure_of_the_fleet(trickle: float) -> None:
 
 
 @in_virtual_time
+async def test_bursts_that_the_fleet_can_serve_are_served_before_the_next() -> None:
+    """Three hundred come every five seconds, three quarters of what the vendor takes: no turn measures half a fleet."""
+    vendor, connection = Vendor(0.1), a_connection()
+    looks, spent = list[float](), list[float]()
+
+    async def one(throttles: list[Throttle]) -> None:
+        began = now()
+        await command(throttles, connection, vendor, looks)
+        spent.append(now() - began)
+
+    async with fleet(3) as throttles, asyncio.TaskGroup() as group:
+        for _ in range(12):
+            for _ in range(300):
+                group.create_task(one(throttles))
+            await asyncio.sleep(5)
+
+    assert len(spent) == 12 * 300
+    assert max(spent) <= 5
+
+
+@in_virtual_time
 async def test_a_vendor_that_was_slow_for_a_while_is_not_left_idle() -> None:
     """Answers took ten seconds while a thousand commands came; once they take a tenth, all are back soon."""
     vendor, connection = Vendor(10.0), a_connection()

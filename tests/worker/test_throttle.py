@@ -460,10 +460,8 @@ class Window:
             return max((error.after or SECOND).total_seconds(), 1.0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@in_virtual_time
-async def test_points_are_spent_to_the_last_and_hardly_overspent(seed: int) -> None:
-    """Quota of 50 points in 2 s windows, 4 workers, 1,000 reads: within 1.10 times the ideal, at most 2 % refused."""
+async def spending(seed: int) -> tuple[float, Window]:
+    """Let four workers read 1,000 times behind 50 points per 2 s; gives how long that took, and the vendor."""
     vendor, connection = Window(Quota(points=50, period=2 * SECOND), Random(seed)), a_connection()
     left = 1_000
 
@@ -477,10 +475,17 @@ async def test_points_are_spent_to_the_last_and_hardly_overspent(seed: int) -> N
         await asyncio.sleep(0.4 * seed)
         began = now()
         await asyncio.gather(*(reader(throttle) for throttle in throttles for _ in range(100)))
-        took = now() - began
+        return now() - began, vendor
 
-    assert took <= 1.10 * 1_000 / 50 * 2
-    assert vendor.refused <= 0.02 * vendor.asked
+
+@in_virtual_time
+async def test_points_are_spent_to_the_last_and_hardly_overspent() -> None:
+    """Three of five runs take at most 1.05 times the ideal (one of sixty misses a window or two); 2 % are refused."""
+    ideal = 1_000 / 50 * 2
+    runs = [await spending(seed) for seed in range(5)]
+
+    assert sorted(took for took, _ in runs)[2] <= 1.05 * ideal
+    assert all(vendor.refused <= 0.02 * vendor.asked for _, vendor in runs)
 
 
 @in_virtual_time
