@@ -35,6 +35,7 @@ METRICS = frozenset(
         "planrelay_gate_wait_seconds_total",
         "planrelay_retries_total",
         "planrelay_dead_letters_total",
+        "planrelay_publishes_refused_total",
         "planrelay_event_loop_lag_seconds",
     }
 )

@@ -35,7 +35,7 @@ from worker.artifacts import Artifacts
 from worker.backoff import Backoff
 from worker.bridge import await_, process_loop
 from worker.command import Operation, System
-from worker.events import Publisher
+from worker.events import CONFIRM_PATIENCE, Publisher
 from worker.gateway import Gateway, Wire
 from worker.guard import guard
 from worker.ladder import Ladder, Shelf
@@ -175,7 +175,9 @@ class Host:
         self.store = Store(connect(state_url(settings)))
         systems = tuple(app.slices.systems)
         amqp = settings.broker.url is not None and is_amqp_url(settings.broker.url.get_secret_value())
-        self.publisher = Publisher(broker_url(settings), systems=systems, options=transport_options(amqp=amqp))
+        url, options = broker_url(settings), transport_options(amqp=amqp)
+        self.publisher = Publisher(url, systems=systems, options=options)
+        self.answers = Publisher(url, systems=None, options=options, name="planrelay-answers", silences=1)
         retry = settings.retry
         policy = RetryPolicy(
             max_attempts=retry.max_attempts,
@@ -202,6 +204,7 @@ class Host:
             operations=app.slices.operations,
             ledger=ledger,
             publisher=self.publisher,
+            answers=self.answers,
             parking=self.parking,
             gateway=self._gateway,
             artifacts=Artifacts(settings.artifacts.allowed, cwd=Path.cwd()),
@@ -254,7 +257,7 @@ class Host:
                 await self.engine.ledger.leave()
         await self.endpoints.stop()
         await self.wire.close()
-        await asyncio.to_thread(self.publisher.stop)
+        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in (self.answers, self.publisher)))
         await asyncio.to_thread(tracing.stop, self._traces)
         await self.store.close()
         if self.queue_store is not None:
@@ -298,6 +301,11 @@ class Host:
         found: dict[str, str] = {}
         if not self.publisher.ready.is_set():
             found["broker"] = self.app.redactor.message(self.publisher.last_error or "not connected yet")
+        elif self.engine.teller.refused:
+            count, reason = len(self.engine.teller.refused), next(reversed(self.engine.teller.refused.values()))
+            found["broker"] = self.app.redactor.message(f"messages that it refuses: {count}; {reason}")
+        elif (silent := self.publisher.silent()) > CONFIRM_PATIENCE:
+            found["broker"] = f"a message has waited for its confirm for {silent:.0f} s"
         try:
             async with asyncio.timeout(2):
                 await self.store.redis.ping()

@@ -5,6 +5,10 @@ One thread with a connection of its own does the publishing, because a publish c
 throttles), and nothing that blocks may run on the loop. Publishes are pipelined: hundreds wait for their confirms at
 once. `publish` returns only when the broker has the message; while the broker is away it waits, and what was not
 confirmed is published again after the reconnect. So a message may be published twice, and never not at all.
+
+What the broker refuses it refuses by closing the channel or the connection, without a word which of the messages under
+way it means. So each of those is published again alone; the one that meets the same alone is it (`PublishFailed`), and
+for a while its destination is tried alone from the beginning. It is one file because all of this is one thread's.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from amqp.exceptions import AMQPError
+from amqp import spec
+from amqp.exceptions import AMQPError, ChannelError, error_for_code
 from kombu import Connection, Exchange, Producer
 from kombu.exceptions import OperationalError
 
@@ -45,8 +50,17 @@ GATHER: Final = 0.001
 HEADER_FRAME: Final = 20
 """Bytes that a header frame has beside the properties."""
 
-CHANNEL_LOSSES: Final = 3
-"""How often one message may see its channel closed under it before it is given up as the reason."""
+TRIAL: Final = 1.0
+"""Seconds that the confirms of others are waited for before a suspect is tried: they would be published again."""
+
+WARY: Final = 60.0
+"""Seconds for which messages to a destination that was refused are tried alone."""
+
+REFUSALS: Final = frozenset({501, 502, 503, 504, 505, 506, 530, 540, 541})
+"""Reply codes of a connection that was closed for what was sent on it; the others come with a broker that stops."""
+
+_PUBLISH: Final = (60, 40)
+"""`basic.publish`, as the broker names what it closed a channel for."""
 
 
 class PublishFailed(Exception):
@@ -109,7 +123,10 @@ class Bell:
 class _Pending:
     message: Outgoing
     confirmed: asyncio.Future[None]
-    losses: int = 0
+    sent: float = 0.0
+    """When it was last published (monotonic)."""
+    silences: int = 0
+    """How often no confirm came though the broker was there."""
     returned: bool = False
 
 
@@ -117,19 +134,41 @@ class Publisher:
     """
     The worker's way to the broker for everything it publishes.
 
-    `systems` are those whose queues are declared (with all the rest of the topology) on every connect.
+    `systems` are those whose queues are declared (with all the rest of the topology) on every connect; None: nothing is
+    declared. `silences`: how often the confirm of one message may stay away for `patience` seconds, while the broker is
+    there, before it is given up as `PublishFailed`; None: it never is.
     """
 
     def __init__(
-        self, url: str, *, systems: Sequence[str], options: Mapping[str, Any] | None = None, name: str = "planrelay"
+        self,
+        url: str,
+        *,
+        systems: Sequence[str] | None,
+        options: Mapping[str, Any] | None = None,
+        name: str = "planrelay",
+        silences: int | None = None,
+        patience: float = CONFIRM_PATIENCE,
     ) -> None:
         self._url = url
         self._options = dict(options or {})
-        self._systems = tuple(systems)
+        self._systems = None if systems is None else tuple(systems)
         self._name = name
+        self._silences = silences
+        self._patience = patience
         self._waiting: deque[_Pending] = deque()
+        self._suspects: deque[_Pending] = deque()
+        """What was under way when the broker refused something: each is tried alone."""
+        self._trial: _Pending | None = None
+        self._asked = False
+        """Whether the broker is still to answer that it has judged what was published."""
+        self._judged = True
+        """Whether it has judged all of it: what is under way was not refused, and only waits for its confirm."""
+        self._wary: dict[tuple[str, str], float] = {}
+        """Destinations of which a message was refused, and until when they are tried alone."""
         self._open: dict[int, _Pending] = {}
         self._tag = 0
+        self._heard = 0.0
+        """When the broker last confirmed something."""
         self._stopping = False
         self._settled: list[tuple[_Pending, Exception | None]] = []
         self._settle_lock = threading.Lock()
@@ -153,7 +192,13 @@ class Publisher:
         self._thread.start()
 
     async def publish(self, message: Outgoing) -> None:
-        """Publish and wait until the broker has it, however long it is away; raises `Unroutable` or `PublishFailed`."""
+        """
+        Publish and wait until the broker has it, however long it is away; raises `Unroutable` or `PublishFailed`.
+
+        Starts the thread where nobody has.
+        """
+        if self._thread is None:
+            self.start(asyncio.get_running_loop())
         pending = _Pending(message, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self._bell.ring()
@@ -166,7 +211,12 @@ class Publisher:
 
     def pending(self) -> int:
         """Messages that are not confirmed yet."""
-        return len(self._waiting) + len(self._open)
+        return len(self._waiting) + len(self._suspects) + len(self._open)
+
+    def silent(self) -> float:
+        """Give the seconds for which a published message has waited for its confirm; 0 while the broker is away."""
+        sent = min((pending.sent for pending in list(self._open.values())), default=None)
+        return 0.0 if sent is None else time.monotonic() - sent
 
     def stop(self, timeout: float = 5.0) -> None:
         """Publish what is waiting if the broker is there, and end the thread."""
@@ -183,10 +233,11 @@ class Publisher:
     def _run(self) -> None:
         failures = 0
         while not (self._stopping and (failures or not self.pending())):
+            refused = False
             connection = Connection(self._url, transport_options=self._options, heartbeat=20, connect_timeout=5)
             try:
                 connection.connect()
-                topology.declare(connection, self._systems)
+                self._declare(connection)
                 self.amqp = topology.is_amqp(connection)
                 self.user = _user(connection)
                 failures = 0
@@ -205,6 +256,8 @@ class Publisher:
             ) as error:
                 failures += 1
                 self.last_error = f"{type(error).__name__}: {error}"
+                code, method = getattr(error, "reply_code", None), getattr(error, "method_sig", None)
+                refused = self.ready.is_set() and (code in REFUSALS or method == _PUBLISH)
                 log.warning("broker.publisher_lost", reason=self.last_error, pending=self.pending(), failures=failures)
             except Exception as error:  # a library's slip: without this thread everybody would wait for ever
                 failures += 1
@@ -214,7 +267,7 @@ class Publisher:
                 self.ready.clear()
                 with contextlib.suppress(Exception):
                     connection.collect(socket_timeout=1)
-            self._take_back()
+            self._take_back(refused=self.last_error if refused else None)
             if failures:
                 self._pause(min(5.0, 0.1 * 2 ** min(failures, 6)))
 
@@ -226,59 +279,144 @@ class Publisher:
                 time.sleep(min(0.05, max(end - time.monotonic(), 0)))
             self._bell.take()
 
-    def _take_back(self) -> None:
-        """What was not confirmed goes first in line again."""
-        for tag in sorted(self._open, reverse=True):
-            pending = self._open[tag]
-            pending.losses += 1
+    def _declare(self, connection: Connection) -> None:
+        if self._systems is not None:
+            topology.declare(connection, self._systems)
+
+    def _take_back(self, *, refused: str | None = None) -> None:
+        """What was not confirmed goes first in line again; where one of them was `refused`, each alone."""
+        taken = [self._open[tag] for tag in sorted(self._open)]
+        self._open.clear()
+        trial, self._trial = self._trial, None
+        if refused is not None and (trial is not None or len(taken) == 1):
+            culprit = trial or taken[0]
+            taken.remove(culprit)
+            self._refuse(culprit, f"The broker refuses it: {refused}")
+            refused = None
+        for pending in reversed(taken):
             pending.returned = False
-            if pending.losses > CHANNEL_LOSSES and self.last_error and "NOT_FOUND" in self.last_error:
-                self._settle(pending, PublishFailed(f"The broker closes the channel on it: {self.last_error}"))
+            if self._silences is not None and pending.silences > self._silences:
+                self._refuse(pending, f"The broker has not confirmed it in {pending.silences} x {self._patience:g} s.")
+            elif refused is not None or pending is trial:
+                self._suspects.appendleft(pending)
             else:
                 self._waiting.appendleft(pending)
-        self._open.clear()
         self._tell()
 
+    def _refuse(self, pending: _Pending, reason: str) -> None:
+        now = time.monotonic()
+        out = pending.message
+        self._wary = {where: until for where, until in self._wary.items() if until > now}
+        self._wary[out.exchange, out.routing_key] = now + WARY
+        log.warning("broker.refused", exchange=out.exchange, routing_key=out.routing_key, reason=reason)
+        self._settle(pending, PublishFailed(reason))
+
     def _serve_amqp(self, connection: Connection) -> None:
-        channel = connection.channel()
-        channel.confirm_select()
-        self._tag = 0
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
-        channel.events["basic_return"].add(self._on_return)
         raw = connection.connection
         # Else amqp looks before each publish whether the broker has said "blocked": it reads no more then, and we wait.
         raw.client_properties["capabilities"]["connection.blocked"] = False
+        channel = self._channel(connection)
         beat = time.monotonic()
-        quiet_since = time.monotonic()
         while True:
             if self._redeclare:
                 self._redeclare = False
-                topology.declare(connection, self._systems)
-            before = len(self._open)
-            while self._waiting and len(self._open) < WINDOW:
-                self._publish(channel, self._waiting.popleft())
-            if self._stopping and not self._waiting and not self._open:
-                return
-            self._tell()
-            readable, _, _ = select.select([raw.sock, self._bell], [], [], 1.0)
-            if self._bell in readable:
-                # The loop wakes us for the first of a burst: a moment later there are more, and one turn serves all.
-                time.sleep(GATHER)
-                self._bell.take()
-            if raw.sock in readable:
-                with contextlib.suppress(TimeoutError):
-                    while _has_more(raw.sock):
-                        connection.drain_events(timeout=0.0001)
+                self._declare(connection)
+            try:
+                self._publish_next(channel)
+                if self._stopping and not self.pending():
+                    return
+                self._tell()
+                self._await(connection, raw)
+            except ChannelError as error:
+                if error.method_sig != _PUBLISH:
+                    raise
+                self._take_back(refused=str(error))
+                channel.collect()
+                channel = self._channel(connection)
             now = time.monotonic()
-            if not self._open or len(self._open) < before:
-                quiet_since = now
-            if now - quiet_since > CONFIRM_PATIENCE:
-                message = f"no confirm for {CONFIRM_PATIENCE:.0f} s"
-                raise OperationalError(message)
+            self._look_for_silence(now)
             if now - beat > 5:
                 connection.heartbeat_check(rate=4)
                 beat = now
+
+    def _channel(self, connection: Connection) -> Any:
+        channel = connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+
+        def closed(code: int, text: str, class_id: int, method_id: int) -> None:
+            channel.send_method(spec.Channel.CloseOk)
+            raise error_for_code(code, text, (class_id, method_id), ChannelError)
+
+        # py-amqp would open it again in the middle of reading, with the time-out of a look at what has come.
+        channel._callbacks[spec.Channel.Close] = closed  # noqa: SLF001 - it has no public way
+        channel._callbacks[spec.Basic.QosOk] = self._on_judged  # noqa: SLF001 - as above
+        self._tag = 0
+        self._asked, self._judged = False, True
+        self._heard = time.monotonic()
+        return channel
+
+    def _await(self, connection: Connection, raw: Any) -> None:
+        """Wait for the broker or the loop, and take in what the broker says."""
+        readable, _, _ = select.select([raw.sock, self._bell], [], [], 1.0)
+        if self._bell in readable:
+            # The loop wakes us for the first of a burst: a moment later there are more, and one turn serves all.
+            time.sleep(GATHER)
+            self._bell.take()
+        if raw.sock in readable:
+            with contextlib.suppress(TimeoutError):
+                while _has_more(raw.sock):
+                    connection.drain_events(timeout=0.0001)
+
+    def _look_for_silence(self, now: float) -> None:
+        """Take the connection for dead where no confirm comes at all; where others do, a message may be given up."""
+        oldest = next(iter(self._open.values()), None)
+        if oldest is None or now - oldest.sent <= self._patience:
+            return
+        silent = {tag: each for tag, each in self._open.items() if now - each.sent > self._patience}
+        if now - self._heard > self._patience:
+            for pending in silent.values():
+                pending.silences += 1
+            message = f"no confirm for {self._patience:.0f} s"
+            raise OperationalError(message)
+        if self._silences is not None:
+            for tag, pending in silent.items():
+                del self._open[tag]
+                self._refuse(pending, f"The broker confirms others, and not this one in {self._patience:g} s.")
+
+    def _publish_next(self, channel: Any) -> None:
+        """Publish what there is, as many as may be under way; a suspect, or one to a suspect destination, alone."""
+        while len(self._open) < WINDOW and not self._asked:
+            if not self._suspects and self._waiting and self._wary_of(self._waiting[0].message):
+                self._suspects.append(self._waiting.popleft())
+            if self._suspects:
+                if not self._judged:
+                    self._ask(channel)
+                    return
+                latest = next(reversed(self._open.values()), None)
+                if latest is not None and time.monotonic() - latest.sent < TRIAL:
+                    return
+                self._trial = self._suspects.popleft()
+                self._publish(channel, self._trial)
+                self._ask(channel)
+            elif self._waiting:
+                self._publish(channel, self._waiting.popleft())
+            else:
+                return
+
+    def _ask(self, channel: Any) -> None:
+        """Send what the broker answers at once: it has judged by then all that was published before."""
+        self._asked = True
+        channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+
+    def _on_judged(self) -> None:
+        self._asked, self._judged, self._trial = False, True, None
+
+    def _wary_of(self, message: Outgoing) -> bool:
+        until = self._wary.get((message.exchange, message.routing_key)) if self._wary else None
+        return until is not None and time.monotonic() < until
 
     def _publish(self, channel: Any, pending: _Pending) -> None:
         message = pending.message
@@ -305,12 +443,15 @@ class Publisher:
             self._settle(pending, PublishFailed(f"The message can't be encoded for AMQP: {error}"))
             return
         self._tag += 1
+        self._judged = False
+        pending.sent = time.monotonic()
         self._open[self._tag] = pending
         channel.basic_publish(
             prepared, exchange=message.exchange, routing_key=message.routing_key, mandatory=message.mandatory
         )
 
     def _confirm(self, tag: int, multiple: bool, error: Callable[[_Pending], Exception | None]) -> None:  # noqa: FBT001 - as AMQP gives it
+        self._heard = time.monotonic()
         tags = [t for t in self._open if t <= tag] if multiple else [tag]
         for each in tags:
             pending = self._open.pop(each, None)
@@ -338,10 +479,11 @@ class Publisher:
         while True:
             if self._redeclare:
                 self._redeclare = False
-                topology.declare(connection, self._systems)
+                self._declare(connection)
             while self._waiting:
                 pending = self._waiting.popleft()
                 message = pending.message
+                pending.sent = time.monotonic()
                 self._open[0] = pending
                 try:
                     self._publish_virtual(producer, message)
@@ -372,6 +514,8 @@ class Publisher:
         )
 
     def _settle(self, pending: _Pending, error: Exception | None) -> None:
+        if pending is self._trial:
+            self._trial = None
         with self._settle_lock:
             self._settled.append((pending, error))
 

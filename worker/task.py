@@ -136,6 +136,8 @@ class Engine:
     operations: Mapping[str, Operation]
     ledger: Ledger
     publisher: Publishing
+    answers: Publishing
+    """The way to who asked for an answer: what is wrong with theirs holds up nothing else."""
     parking: Parking
     gateway: Callable[..., Gateway]
     artifacts: Artifacts
@@ -155,7 +157,7 @@ class Engine:
         """Jobs by connection."""
         self.suspects = Turnstile(1)
         self.admission = Admission(self.operations, self.settings.connections, self.artifacts)
-        self.teller = Teller(self.publisher)
+        self.teller = Teller(self.publisher, self.answers, self.metrics)
         self._draining = asyncio.Event()
         self._side: set[asyncio.Task[Any]] = set()
 

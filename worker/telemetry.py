@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from html.entities import codepoint2name
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 from aiohttp import web
@@ -224,6 +224,14 @@ class Metrics:
         self._dead = Counter("planrelay_dead_letters", "Commands given up.", ["kind"], registry=r)
         for kind in kinds():  # a counter that begins with its first letter shows no increase, and alerts nobody
             self._dead.labels(kind)
+        self._refused = Counter(
+            "planrelay_publishes_refused",
+            "Messages that the broker did not take: tried again, or an answer that nobody got.",
+            ["to"],
+            registry=r,
+        )
+        for to in ("exchange", "reply_to"):
+            self._refused.labels(to)
         self._lag = Histogram(
             "planrelay_event_loop_lag_seconds",
             "How late the loop turns.",
@@ -269,6 +277,10 @@ class Metrics:
     def dead_letter(self, kind: str) -> None:
         """Count a dead letter."""
         self._dead.labels(kind).inc()
+
+    def publish_refused(self, to: Literal["exchange", "reply_to"]) -> None:
+        """Count a message that the broker did not take."""
+        self._refused.labels(to).inc()
 
     def lag(self, late: timedelta) -> None:
         """Note how late the loop turned."""

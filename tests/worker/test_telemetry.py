@@ -41,6 +41,7 @@ PROMISED = {
     "planrelay_gate_wait_seconds_total": {"limit_key"},
     "planrelay_retries_total": {"system", "reason"},
     "planrelay_dead_letters_total": {"kind"},
+    "planrelay_publishes_refused_total": {"to"},
     "planrelay_event_loop_lag_seconds": set(),
 }
 """What other systems rely on."""
@@ -64,6 +65,7 @@ def test_metrics_have_the_promised_names_and_labels_and_no_others() -> None:
     metrics.gate_wait("tower", SECOND)
     metrics.gate("tower", closed=True, points=3)
     metrics.lag(SECOND)
+    metrics.publish_refused("reply_to")
     with metrics.in_flight("tower"):
         text = generate_latest(metrics.registry).decode()
     told: dict[str, set[str]] = {}
