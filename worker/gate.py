@@ -52,6 +52,9 @@ PAUSE_LOOK: Final = 60.0
 
 LONG_AGO: Final = -1e9
 
+SET_BACK: Final = 2.0
+"""Seconds by which the clock must lie behind what it was before it is taken for set back."""
+
 
 class Phase(Enum):
     """Where a gate stands."""
@@ -79,6 +82,8 @@ class Gate:
     probes_lost: int = 0
     opened_at: float = LONG_AGO
     ramp_step: float = RAMP_STEP[0]
+    settled_at: float = LONG_AGO
+    """The latest time at which anything was decided."""
     returns: Returns = field(default_factory=Returns)
     points: Points | None = None
     slots: dict[str, Slots] = field(default_factory=dict)
@@ -123,6 +128,22 @@ class Gate:
             None if self.points is None else self.points.window,
             [slots.outlook for slots in self.slots.values()],
         )
+
+    def look_at(self, now: float) -> None:
+        """Take in the time. Where the clock was set back, all that is to come stays as far off as it was, at most."""
+        back = self.settled_at - now
+        if back > SET_BACK:
+            self.closed_until -= back
+            self.paused_until -= back
+            self.probe_until -= back
+            self.opened_at -= back
+            self.returns = Returns()
+            if self.points is not None:
+                self.points.set_back(back)
+            for slots in self.slots.values():
+                slots.set_back(back)
+            self.settled_at = now
+        self.settled_at = max(self.settled_at, now)
 
     # What closes and opens it
 
@@ -388,4 +409,5 @@ _PLAIN: Final = (
     "probes_lost",
     "opened_at",
     "ramp_step",
+    "settled_at",
 )

@@ -9,7 +9,8 @@ States: `queued → running → done | parked | dead`, `parked → running`. A w
 that runs out. **Generation** counts the parked copies of a command: a copy older than the ledger's is a leftover of a
 crash between the confirmed park and the ack, and is passed over.
 
-All times in here are the store's own (`TIME`), so the workers' clocks don't matter.
+All times in here are the store's own (`TIME`), so the workers' clocks don't matter. Where that clock is set back, what
+then lies in the future begins anew: a lease lasts for its term, a request counts as sent now.
 
 A store that is emptied under a running fleet costs nothing that is done twice: each worker keeps a copy of what it has
 claimed and writes it down again where it is gone; parked commands carry their notes along (`Ledger.notes`). `born` is
@@ -84,6 +85,8 @@ class Claim:
     """Whether the run waits before it can do anything: it may have ended its worker only once `begin` has been told."""
     trial: timedelta = timedelta(0)
     """How long it is still to be kept aside, before it is taken for what ends its workers."""
+    early: timedelta = timedelta(0)
+    """How much of its wait a parked copy had still to come, by the store's clock."""
     new: bool = False
     """Whether the ledger knew nothing of the command."""
     ledger_age: timedelta = timedelta.max
@@ -128,8 +131,8 @@ _CLAIM = Script.of(
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local waits, suspect, most, trial = ARGV[13] == '1', tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
 local old = redis.call('HMGET', KEYS[1], 'state', 'owner', 'lease', 'gen', 'lost', 'data', 'event', 'run', 'told',
-  'reply', 'begun', 'missed', 'holders', 'doubt', 'excused')
-local state, run = old[1], tonumber(ARGV[12])
+  'reply', 'begun', 'missed', 'holders', 'doubt', 'excused', 'term', 'wait', 'changed')
+local state, run, early = old[1], tonumber(ARGV[12]), 0
 local lost, missed, holders, doubt, excuses = 0, 0, '', nil, 0
 local born = redis.call('GET', KEYS[3])
 if not born then born = now redis.call('SET', KEYS[3], now) end
@@ -142,10 +145,17 @@ if state then
   if lost + missed > 0 then holders, doubt, excuses = old[13] or '', tonumber(old[14] or ''), tonumber(old[15] or 0) end
   if state == 'running' and old[2] ~= owner then
     local left = tonumber(old[3]) - now
+    local term = tonumber(old[16] or left)
+    if left > term then left = term redis.call('HSET', KEYS[1], 'lease', now + term) end  -- the clock was set back
     if left > 0 then return {'elsewhere', left} end
     if old[11] == '0' then missed = missed + 1 elseif old[11] == '1' then lost = lost + 1 end
     holders = holders .. ' ' .. old[2] .. '@' .. (tonumber(old[3]) - lease)
     doubt = nil
+  end
+  if state == 'parked' and gen == tonumber(old[4]) then
+    local wait = tonumber(old[17] or 0)
+    early = tonumber(old[18]) + wait - now
+    if early < 0 or early > wait then early = 0 end  -- more than all of it: the clock was set back
   end
 end
 local count, blame, left = lost + missed, 0, 0
@@ -164,9 +174,10 @@ if count > 0 then
 end
 local begun = 1
 if blame >= suspect then begun = 2 elseif waits then begun = 0 end
-redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'gen', gen, 'lost', lost,
-  'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'doubt', doubt or '',
+redis.call('HSET', KEYS[1], 'state', 'running', 'owner', owner, 'lease', now + lease, 'term', lease, 'gen', gen,
+  'lost', lost, 'data', data, 'run', run, 'begun', begun, 'missed', missed, 'holders', holders, 'doubt', doubt or '',
   'excused', excuses, 'changed', now)
+redis.call('HDEL', KEYS[1], 'wait')
 if not state then
   redis.call('HSET', KEYS[1], 'id', ARGV[6], 'source', ARGV[7], 'type', ARGV[8], 'connection', ARGV[9],
     'received', ARGV[10], 'reply', ARGV[11])
@@ -175,11 +186,15 @@ if not state then
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
 redis.call('PEXPIRE', KEYS[1], ttl)
-local answer = {'run', blame, run, now, state and 0 or 1, now - born, begun == 0 and 1 or 0, left}
+local answer = {'run', blame, run, now, state and 0 or 1, now - born, begun == 0 and 1 or 0, left, early}
 if state or #ARGV > 16 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
     local kind = string.sub(all[i], 1, 2)
+    if kind == 'i:' and tonumber(all[i + 1]) > now then  -- the clock was set back: as if it were sent now
+      all[i + 1] = string.format('%.0f', now)
+      redis.call('HSET', KEYS[1], all[i], all[i + 1])
+    end
     if kind == 's:' or kind == 'i:' then answer[#answer + 1] = all[i] answer[#answer + 1] = all[i + 1] end
   end
 end
@@ -239,7 +254,7 @@ if not old[1] then
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'event', ARGV[2],
   'attempts', ARGV[3], 'deferrals', ARGV[4], 'changed', now)
-redis.call('HDEL', KEYS[1], 'owner', 'lease', 'until')
+redis.call('HDEL', KEYS[1], 'owner', 'lease', 'term', 'until', 'wait')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return ARGV[2]
 """
@@ -252,8 +267,8 @@ local held = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if not held[1] then return -1 end
 if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[2], 'gen', ARGV[3], 'attempts', ARGV[4], 'deferrals', ARGV[5],
-  'until', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'changed', now)
-redis.call('HDEL', KEYS[1], 'owner', 'lease')
+  'until', now + tonumber(ARGV[6]), 'wait', ARGV[6], 'reason', ARGV[7], 'error', ARGV[8], 'changed', now)
+redis.call('HDEL', KEYS[1], 'owner', 'lease', 'term')
 if ARGV[10] ~= 'held' then redis.call('HSET', KEYS[1], 'missed', 0) end
 if ARGV[10] == 'sent' then redis.call('HSET', KEYS[1], 'lost', 0) end
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
@@ -290,7 +305,7 @@ if state == 'done' or (state == 'running' and tonumber(old[4]) > now) then retur
 if state == 'dead' then run = run + 1 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'missed', 0,
   'attempts', 0, 'deferrals', 0, 'received', now, 'changed', now)
-redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason', 'owner', 'lease')
+redis.call('HDEL', KEYS[1], 'event', 'told', 'error', 'until', 'reason', 'owner', 'lease', 'term', 'wait')
 return run
 """
 )
@@ -375,7 +390,9 @@ class Ledger:
         answer = await self._claim(key, claim, notes or {})
         match answer[0]:
             case b"run":
-                fields = {name.decode(): value.decode() for name, value in zip(answer[8::2], answer[9::2], strict=True)}
+                fields = {
+                    name.decode(): value.decode() for name, value in zip(answer[9::2], answer[10::2], strict=True)
+                }
                 self._held[key.digest] = _Held(key, claim, fields)
                 return _claim(answer, fields)
             case b"done" | b"dead":
@@ -499,7 +516,7 @@ class Ledger:
         generation: int,
         attempts: int,
         deferrals: int,
-        until_ms: int | None,
+        wait: timedelta,
         reason: str,
         error: str,
         lived: Literal["sent", "ran", "held"] = "sent",
@@ -507,12 +524,12 @@ class Ledger:
         """
         Say that a newer copy waits in the broker; False where another worker has taken over meanwhile.
 
-        It waits until `until_ms`, None: it is in its queue.
+        It waits for `wait` from now on, 0: it is in its queue.
         `lived` is what the run did without ending its worker: it sent requests, it only came as far as the gate, or it
         did nothing. Lost runs before it are forgiven so far.
         """
-        state = "queued" if until_ms is None else "parked"
-        args = [self.owner, state, generation, attempts, deferrals, until_ms or 0, reason, error, self._ttl, lived]
+        state, waits = "parked" if wait > timedelta(0) else "queued", milliseconds(wait)
+        args = [self.owner, state, generation, attempts, deferrals, waits, reason, error, self._ttl, lived]
         try:
             return bool(await self._insist(PARK, digest, args))
         except ClaimLost:
@@ -573,7 +590,7 @@ def _ids(command_id: str) -> str:
 
 
 def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
-    _, lost, run, now, new, age, late, trial, *_ = answer
+    _, lost, run, now, new, age, late, trial, early, *_ = answer
     steps: dict[str, Any] = {}
     intents: dict[str, timedelta] = {}
     for name, value in fields.items():
@@ -590,5 +607,6 @@ def _claim(answer: list[Any], fields: Mapping[str, str]) -> Claim:
         new=bool(new),
         late=bool(late),
         trial=timedelta(milliseconds=trial),
+        early=timedelta(milliseconds=early),
         ledger_age=timedelta(milliseconds=age),
     )

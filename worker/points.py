@@ -127,6 +127,12 @@ class Points:
             first_value=seen.value,
         )
 
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back."""
+        for name in _TIMES:
+            at = getattr(self, name)
+            setattr(self, name, None if at is None else at - seconds)
+
     # What answers tell
 
     def observe(self, seen: Remaining) -> None:
@@ -323,3 +329,17 @@ class Points:
         """Read what `dump` gave."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: each for name, each in value.items() if name in known})
+
+
+_TIMES: Final = (
+    "begun_after",
+    "begun_before",
+    "begun",
+    "anchor",
+    "anchored",
+    "inside",
+    "last_start",
+    "spent_at",
+    "scout_until",
+)
+"""The fields of `Points` that are instants."""

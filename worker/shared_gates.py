@@ -50,7 +50,8 @@ _SWAP: Final = Script.of("""
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 local known = redis.call('HMGET', KEYS[1], 'version', 'gate')
-if ARGV[2] ~= '' and (known[1] or '') == ARGV[1] then
+local timely = math.abs(time[1] + time[2] / 1e6 - tonumber(ARGV[7])) < 2  -- else it was decided by a clock that was set
+if ARGV[2] ~= '' and timely and (known[1] or '') == ARGV[1] then
   redis.call('HSET', KEYS[1], 'version', ARGV[2], 'gate', ARGV[3])
   redis.call('EXPIRE', KEYS[1], ARGV[4])
   if ARGV[5] ~= '' then
@@ -60,7 +61,10 @@ if ARGV[2] ~= '' and (known[1] or '') == ARGV[1] then
 end
 return {0, now, known[1] or '', known[2] or ''}
 """)
-"""KEYS: the gate. ARGV: version known, version to be ('': only read), text to be, seconds kept, channel or '', key."""
+"""
+KEYS: the gate. ARGV: version known, version to be ('': only read), text to be, seconds kept, channel or '', key,
+and the time by which it was decided.
+"""
 
 Answer = TypeVar("Answer")
 
@@ -172,10 +176,11 @@ class SharedGates:
         for _ in range(RACES):
             gate = copy.fresh()
             now = self.now()
+            gate.look_at(now)
             if copy.apart is not None:
                 gate.merge(copy.apart, now, shift=self.offset - copy.offset)
             answer, notify = decide(gate, now)
-            if await self._swap(key, copy, gate, notify=notify):
+            if await self._swap(key, copy, gate, notify=notify, now=now):
                 copy.apart = None
                 return answer
         raise StoreAway(f"The gate {key} changed {RACES} times while it was being decided on.")
@@ -202,21 +207,27 @@ class SharedGates:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _swap(self, key: str, copy: Copy, gate: Gate | None = None, *, notify: bool = False) -> bool:
-        """Put `gate` in the copy's place, if that is what the store has; else, or without one, take the store's."""
-        arguments: list[Any] = [copy.version, "", "", 0, "", key]
+    async def _swap(
+        self, key: str, copy: Copy, gate: Gate | None = None, *, notify: bool = False, now: float = 0.0
+    ) -> bool:
+        """
+        Put `gate` in the copy's place, if that is what the store has; else, or without one, take the store's.
+
+        It was decided at `now`: where that is not the store's time, its clock was set, and the decision is void.
+        """
+        arguments: list[Any] = [copy.version, "", "", 0, "", key, 0]
         if gate is not None:
             kept = KEPT + int(min(gate.closed_for(self.now()), LONGEST_CLOSING))
-            arguments = [copy.version, _next(copy.version), gate.dump(), kept, CHANNEL if notify else "", key]
+            arguments = [copy.version, _next(copy.version), gate.dump(), kept, CHANNEL if notify else "", key, now]
         sent = self._clock()
         try:
             async with asyncio.timeout(PATIENCE):
-                done, now, *found = await self._store.call(_SWAP, [PREFIX + key], arguments)
+                done, time, *found = await self._store.call(_SWAP, [PREFIX + key], arguments)
         except (StoreAway, TimeoutError, RedisError, OSError) as error:
             self._lost(error)
             raise StoreAway(self.away) from error
         answered = self._clock()
-        self.offset = float(now) - answered
+        self.offset = float(time) - answered
         self.slack = answered - sent
         self._synced = True
         if done:

@@ -72,6 +72,12 @@ class Slots:
         for name in [name for name, share in self.shares.items() if share.seen + LEASE < now]:
             del self.shares[name]
 
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back."""
+        self.next_start -= seconds
+        for share in self.shares.values():
+            share.seen -= seconds
+
     def leave(self, worker: str) -> None:
         """Give back everything that `worker` holds."""
         self.shares.pop(worker, None)

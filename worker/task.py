@@ -275,6 +275,7 @@ class Engine:
             claim = await self._claim(job)
             if isinstance(claim, tuple):
                 return claim
+            await self._until_agreed(ticket, claim)
             if too_old is not None:
                 return await self._discard(job, too_old, attempt=journey.attempt, started=journey.started)
             if claim is not None and claim.lost >= LOST_RUNS:
@@ -324,6 +325,22 @@ class Engine:
         while rest > 0:
             await asyncio.sleep(rest)
             rest = until - loop.time()  # a timer may ring a little early
+
+    async def _until_agreed(self, ticket: Ticket, claim: Claim | None) -> None:
+        """
+        Wait on where the broker gave a parked copy back too early, as it does when its clock is put forward.
+
+        Two clocks must say so, the store's and this machine's: one alone may be the one that is wrong. Nothing waits
+        longer for it than it was parked for.
+        """
+        parked = ticket.delivery.journey.not_before
+        if claim is None or parked is None:
+            return
+        early = min(claim.early, parked - self.now())
+        if early > SHORT_WAIT:
+            log.warning("parking.early", seconds=round(early.total_seconds(), 3))
+            raise Postpone(early, "early")
+        await asyncio.sleep(max(early.total_seconds(), 0))
 
     def _left(self, ticket: Ticket) -> timedelta:
         """Give what is left to wait. A parked copy has waited its whole seconds, whatever this machine's clock says."""
@@ -573,7 +590,7 @@ class Engine:
                     generation=copy.journey.generation,
                     attempts=copy.journey.attempt,
                     deferrals=copy.journey.deferrals,
-                    until_ms=round(until.timestamp() * 1000) if wait > timedelta(0) else None,
+                    wait=wait,
                     reason=reason,
                     error=said[:500],
                     lived=_lived(job),

@@ -11,7 +11,10 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEBIAN: Final = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 BINARY: Final = DEBIAN if Path(DEBIAN).exists() else shutil.which("rabbitmq-server")
@@ -26,7 +29,8 @@ BOOT: Final = 60.0
 class Rabbit:
     """One node; its queues outlive `stop` and `kill`. Everything of it is gone after the `with` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        """`env`: what it is started with beside what it needs."""
         if BINARY is None:
             raise FileNotFoundError(MISSING)
         self.home = Path(tempfile.mkdtemp(prefix="planrelay-rabbit-"))
@@ -48,6 +52,7 @@ class Rabbit:
             "RABBITMQ_CONFIG_FILE": str(self.home / "rabbitmq"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            **(env or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,7 +1,8 @@
-"""A worker whose clock is put forward or back by an hour while it works: nothing is lost, late or early."""
+"""A clock is put forward or back by an hour, a worker's or RabbitMQ's: nothing is lost, late or early."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.clock import Clock
+from tests.faults.rabbit import Rabbit
 from tests.faults.scenes import creates, floor_of, nothing_lost_or_doubled
-from tests.fleet import eventually
+from tests.fleet import command, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sandbox import SandboxThread
@@ -64,3 +66,35 @@ def test_a_clock_that_is_stepped_loses_nothing_and_makes_nothing_early_or_late(
     assert len(entries) == 121
     assert stepped.process.poll() is None
     assert all(event["data"]["duration_s"] >= 0 for event in fleet.events())
+
+
+@pytest.fixture
+def rabbit(rabbit_node: Rabbit, clock: Clock) -> Iterator[Rabbit]:
+    """Give a node of the test's own that goes by `clock`."""
+    with Rabbit(clock.env) as node:
+        yield node
+
+
+def test_a_broker_whose_clock_is_put_forward_makes_nothing_early(
+    rabbit: Rabbit, fleet_on: Callable[..., Fleet], sandbox: SandboxThread, clock: Clock
+) -> None:
+    """A retry waits parked, RabbitMQ starts anew an hour later and gives it back at once: it waits to its own time."""
+    (unit,) = sandbox.seed("planpoint", "units", count=1)
+    sandbox.faults.add("status", status=500, operation="unit.read", times=1)
+    read = command("planpoint.unit.read", "tower", {"id": unit})
+    backoff = {"inline_wait": "0s", "backoff_initial": "40s", "backoff_ceiling": "40s"}
+    fleet = fleet_on(amqp=rabbit.url, retry=backoff)
+    (worker,) = fleet.start()
+    fleet.send_all([read])
+    eventually(lambda: "command.retried" in worker.log.read_text(), what="the retry")
+    rabbit.stop()
+    clock.step(HOUR)
+    rabbit.start()
+    done = fleet.wait(read["id"], within=90)
+
+    first, second = sandbox.journal.entries(operation="unit.read")
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+    (wait,) = (line["wait_s"] for line in lines if line["event"] == "command.retried")
+    assert second.arrived - (first.answered or 0) >= wait
+    assert [line["event"] for line in lines if line["event"] == "parking.early"] == ["parking.early"]
+    assert (done["data"]["attempts"], done["data"]["deferrals"]) == (2, 0)

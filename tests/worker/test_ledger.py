@@ -71,7 +71,7 @@ class Fleet:
             generation=0,
             attempts=1,
             deferrals=0,
-            until_ms=None,
+            wait=timedelta(0),
             reason="crowded",
             error="",
             lived=lived,  # type: ignore[arg-type] # each of the three in turn

@@ -78,7 +78,7 @@ async def claims(ledger: Ledger, command: Command, generation: int = 0) -> None:
 async def parks(ledger: Ledger, command: Command, generation: int = 1) -> None:
     """Let the worker park the command."""
     assert await ledger.park(
-        command.key, generation=generation, attempts=1, deferrals=0, until_ms=1, reason="crowded", error=""
+        command.key, generation=generation, attempts=1, deferrals=0, wait=timedelta(0), reason="crowded", error=""
     )
 
 
