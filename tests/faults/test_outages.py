@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.faults.proxy import AMQP_ACK, Proxy
 from tests.faults.scenes import all_ended, creates, floor_of, nothing_lost_or_doubled
 from tests.faults.test_kills import tower
 from tests.fleet import command, eventually
@@ -59,6 +60,31 @@ def test_calls_in_flight_outlive_a_broker_that_is_away(
     assert all(event["data"]["duration_s"] < 6 for event in events.values())
     assert fleet.wait(parked["id"], within=60)["type"].endswith(".succeeded")
     assert sandbox.journal.count(operation="unit.read", status=200) == 21
+
+
+def test_acknowledgements_that_are_lost_with_their_channel_lead_to_no_second_effect(
+    fleet_on: Callable[..., Fleet], sandbox: SandboxThread, rabbit_node: Rabbit
+) -> None:
+    """
+    60 creates end together, the first ack cuts the channel: all come again, more than a quorum queue's soft limit.
+
+    The worker lives. What is done is answered from the ledger, what still runs is joined: 60 runs, 60 objects.
+    """
+    sandbox.configure("planpoint", latency="2s")
+    commands = creates(floor_of(sandbox), 60)
+    with Proxy(("127.0.0.1", rabbit_node.port)) as proxy:
+        fleet = fleet_on(http={"request_timeout": "20s"})
+        (worker,) = fleet.start(env={"PLANRELAY_BROKER__URL": f"amqp://guest:guest@127.0.0.1:{proxy.port}//"})
+        fleet.send_all(commands)
+        eventually(lambda: sandbox.journal.in_flight() == 60, what="60 creates in flight")
+        proxy.trap(AMQP_ACK, lambda: None)
+        assert proxy.sprung.wait(30)
+        nothing_lost_or_doubled(fleet, sandbox, commands, within=60)
+        eventually(lambda: worker.log.read_text().count('"command.repeated"') > 32, within=60, what="the redeliveries")
+        assert worker.process.poll() is None
+        log = worker.log.read_text()
+    assert sandbox.journal.count(operation="unit.create") == 60
+    assert log.count('"command.started"') == 60
 
 
 def test_while_the_store_is_away_reads_run_and_creates_wait(
