@@ -37,7 +37,7 @@ from worker.bridge import await_, process_loop
 from worker.command import Operation, System
 from worker.events import CONFIRM_PATIENCE, Publisher
 from worker.gateway import Gateway, Wire
-from worker.guard import guard
+from worker.guard import guard, settle_in
 from worker.ladder import Ladder, Shelf
 from worker.ledger import Ledger
 from worker.outcome import RetryPolicy
@@ -246,6 +246,8 @@ class Host:
             self._rhythm.append(loop.create_task(guard(self.app.settings.worker.max_memory)))
         if self.app.settings.worker.metrics_port:
             await self.endpoints.start()
+        if current() is not None:
+            settle_in()
 
     async def stop(self) -> None:
         """Close everything, the publisher last: what waits for its confirm still gets it."""

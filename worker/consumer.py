@@ -103,6 +103,16 @@ class Consumer(LoopConsumer):
         conn.ensure_connection = functools.partial(conn.ensure_connection, interval_max=LONGEST_PAUSE)
         return super().ensure_connected(conn)
 
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        """
+        Connect for Celery's own events, which nobody waits for.
+
+        With confirms, each heartbeat of the worker (every 2 s) would hold the loop up until the broker has answered.
+        """
+        connection = self.app.connection_for_write(url=url, heartbeat=heartbeat)
+        connection.transport_options = {**(connection.transport_options or {}), "confirm_publish": False}
+        return self.ensure_connected(connection)
+
     @property
     def engine(self) -> Engine:
         """The process's engine, made when the pool started."""

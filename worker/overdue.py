@@ -3,9 +3,10 @@ Parked copies that are due and do not come.
 
 A copy that is due in the moment RabbitMQ starts finds its queue not there yet, and RabbitMQ tries again only after its
 `dead_letter_worker_publisher_confirm_timeout`, three minutes by default. So each worker remembers for a while what it
-has parked. What nobody has taken up some seconds after its time, though this worker has nothing else to do, is
-published once more, of the same generation: a run of either copy makes the other stale, or the ledger answers it. A
-memory that is lost with its worker costs those minutes and no command.
+has parked. Some seconds after its time it asks the ledger who took it up, and forgets it if somebody has. What nobody
+has, though this worker has nothing else to do, is published once more, of the same generation: a run of either copy
+makes the other stale, or the ledger answers it. A memory that is lost with its worker costs those minutes and no
+command.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -32,6 +34,9 @@ log = structlog.get_logger("planrelay.parking")
 
 LATE: Final = 10.0
 """Seconds after its time from which a copy is looked for."""
+
+AGAIN: Final = 5.0
+"""Seconds after which one that waits, as this worker has no room or the ledger doesn't answer, is looked for again."""
 
 QUIET: Final = 5
 """Seconds in a row in which this worker must have had room: else a copy may simply wait in its queue."""
@@ -55,6 +60,15 @@ class Books(Protocol):
         """Say of each copy (key, generation, run) whether its command waits for it."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Noted:
+    look: float
+    number: int
+    due: float = field(compare=False)
+    delivery: Delivery = field(compare=False)
+    command: Command = field(compare=False)
+
+
 class Overdue:
     """What one worker has parked and not seen taken up."""
 
@@ -65,46 +79,56 @@ class Overdue:
         self._ledger = ledger
         self._republish = republish
         self._room = room
-        self._noted: list[tuple[float, int, Delivery, Command]] = []
+        self._noted: list[_Noted] = []
         self._bytes = 0
         self._numbers = itertools.count()
         self._quiet = 0
+
+    def __len__(self) -> int:
+        return len(self._noted)
 
     def note(self, delivery: Delivery, wait: timedelta, command: Command) -> None:
         """Remember a copy that was put away for `wait`, as far as there is room."""
         if not SHORTEST <= wait <= LONGEST or len(self._noted) >= MOST or self._bytes > MOST_BYTES:
             return
         due = asyncio.get_running_loop().time() + wait.total_seconds()
-        heapq.heappush(self._noted, (due, next(self._numbers), delivery, command))
-        self._bytes += len(delivery.body)
+        self._keep(_Noted(due + LATE, next(self._numbers), due, delivery, command))
 
     async def watch(self) -> None:
         """Look each second, for ever."""
         while True:
             await asyncio.sleep(1)
             self._quiet = self._quiet + 1 if self._room() else 0
-            now = asyncio.get_running_loop().time()
-            self._take(now - FORGOTTEN)
-            if self._quiet >= QUIET and (late := self._take(now - LATE, AT_ONCE)):
+            if late := self._take(asyncio.get_running_loop().time()):
                 await self._look(late)
 
-    def _take(self, due: float, most: int = MOST) -> list[tuple[Delivery, Command]]:
-        taken: list[tuple[Delivery, Command]] = []
-        while self._noted and self._noted[0][0] <= due and len(taken) < most:
-            _, _, delivery, command = heapq.heappop(self._noted)
-            self._bytes -= len(delivery.body)
-            taken.append((delivery, command))
-        return taken
+    def _keep(self, noted: _Noted) -> None:
+        heapq.heappush(self._noted, noted)
+        self._bytes += len(noted.delivery.body)
 
-    async def _look(self, late: list[tuple[Delivery, Command]]) -> None:
-        copies = [(command.key, each.journey.generation, each.journey.run) for each, command in late]
+    def _take(self, now: float) -> list[_Noted]:
+        taken: list[_Noted] = []
+        while self._noted and self._noted[0].look <= now and len(taken) < AT_ONCE:
+            taken.append(heapq.heappop(self._noted))
+            self._bytes -= len(taken[-1].delivery.body)
+        return [noted for noted in taken if now < noted.due + FORGOTTEN]
+
+    async def _look(self, late: list[_Noted]) -> None:
+        copies = [(each.command.key, each.delivery.journey.generation, each.delivery.journey.run) for each in late]
         try:
             waiting = await self._ledger.waiting(copies)
         except StoreAway:
-            return
-        for (delivery, command), waits in zip(late, waiting, strict=True):
-            if waits:
-                log.warning("parking.overdue", command_id=command.id, type=command.type, connection=command.connection)
-                again = delivery.moved(not_before=None)  # of its generation: whoever parks first makes the other stale
-                with contextlib.suppress(PublishFailed):  # it is the broker's affair, as before
-                    await self._republish(again, command)
+            waiting = [True] * len(late)
+            self._quiet = 0  # without the ledger nobody can tell
+        for noted, waits in zip(late, waiting, strict=True):
+            if not waits:
+                continue
+            if self._quiet < QUIET:  # it may just stand in its queue
+                self._keep(replace(noted, look=asyncio.get_running_loop().time() + AGAIN))
+                continue
+            command = noted.command
+            log.warning("parking.overdue", command_id=command.id, type=command.type, connection=command.connection)
+            # Of its generation: whoever parks first makes the other stale.
+            again = noted.delivery.moved(not_before=None)
+            with contextlib.suppress(PublishFailed):  # it is the broker's affair, as before
+                await self._republish(again, command)

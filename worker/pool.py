@@ -481,6 +481,15 @@ class LoopConsumer(Consumer):
                 pool.wait(goodbye)
             goodbye.result()
 
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Keep what Celery's loop does next from holding ours up: it asks for messages, and waits for a first one."""
+        super().register_with_event_loop(hub)
+        if not isinstance(self.pool, LoopPool) or self.task_consumer is None:
+            return
+        self.task_consumer.consume = functools.partial(_consume_aside, self.pool, self.task_consumer)
+        if self.connection.transport.driver_type == "amqp":  # only there does it wait
+            self.connection.drain_events = functools.partial(_drain_once, self.connection)
+
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Call from the hub, at once also when the loop asks."""
         promise = super().call_soon(p, *args, **kwargs)
@@ -519,6 +528,26 @@ class LoopConsumer(Consumer):
 
 def _aside(pool: Any, fun: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return pool.drive(fun, *args, **kwargs) if isinstance(pool, LoopPool) else fun(*args, **kwargs)
+
+
+# The next two each take Celery's place once, and then are gone.
+
+
+def _consume_aside(pool: LoopPool, consumer: Any) -> None:
+    """Ask for messages while the loop turns: the broker answers for each queue."""
+    del consumer.consume
+    take_up = consumer.on_message
+    consumer.on_message = functools.partial(pool.call_soon, take_up)  # what comes already: not in that thread
+    try:
+        pool.drive(consumer.consume)
+    finally:
+        consumer.on_message = take_up
+
+
+def _drain_once(connection: Any, **_: Any) -> Any:
+    """Take what is there already, without waiting for it: the hub hears of what comes."""
+    del connection.drain_events
+    return connection.drain_events(timeout=0)
 
 
 def _drop(connection: Any) -> None:

@@ -8,6 +8,7 @@ name differently.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,9 @@ UNIT_UPDATE: Final = _call("unit.update", "PATCH /api/units/{id}")
 UNIT_UPDATE_MANY: Final = _call("unit.update_many", "PATCH /api/units")  # one patch for all ids; not in generation A
 UNIT_DELETE: Final = _call("unit.delete", "DELETE /api/units/{id}")
 LEAD_LIST: Final = _call("lead.list", "GET /api/leads")
+
+AT_ONCE: Final = 100
+"""Records that are read in one turn of the loop: a project may have thousands, and others have their turn between."""
 
 _SECRETS: Final = r"token|access_?token|reset_?token|password|stripe\w*"
 _SECRET: Final = re.compile(_SECRETS, re.IGNORECASE)
@@ -275,10 +279,14 @@ class Planpoint:
             case _:
                 raise _broken("a list is documented, or an object with its records", response)
         known = vocabulary is not models.ENTERPRISE  # whose shape no page shows
-        rows = [_read(words, _checked(record, response, known=known)) for record in records]
+        rows: list[Object] = []
         spelling: dict[str, str] = {}
-        for record in records if vocabulary is self.unit else []:
-            spelling = {**words.spelling(record), **spelling}
+        for number, record in enumerate(records, start=1):
+            rows.append(_read(words, _checked(record, response, known=known)))
+            if vocabulary is self.unit:
+                spelling = {**words.spelling(record), **spelling}
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
         return Listed(rows, _counted(count, rows), spelling)
 
 

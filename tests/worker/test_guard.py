@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from datetime import timedelta
 
-from worker.guard import descriptors, guard, resident
+from worker.guard import descriptors, guard, resident, settle_in
 
 AT_ONCE = timedelta(0)
 
@@ -38,3 +40,24 @@ def test_this_process_has_a_size() -> None:
     held = resident()
     assert held is None or 10**6 < held < 10**11
     assert 0 <= descriptors() <= 1
+
+
+def test_what_the_start_made_is_not_looked_through_again() -> None:
+    """A full collection passes over what was there before, and still finds what comes later."""
+    kept = [[] for _ in range(1_000)]  # type: ignore[var-annotated]
+    was_frozen = gc.get_freeze_count()
+    try:
+        settle_in()
+        assert gc.get_freeze_count() >= was_frozen + len(kept)
+        gone = weakref.ref(Circle())
+        gc.collect()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+
+
+class Circle:
+    """Something that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.me = self

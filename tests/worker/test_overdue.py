@@ -10,9 +10,9 @@ import pytest
 from tests.worker.test_throttle import in_virtual_time
 from tests.worker.valkey import Valkey, valkey_server
 from worker.delivery import Delivery, Journey
-from worker.ledger import Claim, Key, Ledger
+from worker.ledger import Claim, Key, Ledger, StoreAway
 from worker.message import Command
-from worker.overdue import LATE, LONGEST, MOST, QUIET, Overdue
+from worker.overdue import AGAIN, FORGOTTEN, LATE, LONGEST, MOST, QUIET, Overdue
 from worker.store import Store
 
 WAIT = timedelta(seconds=5)
@@ -114,12 +114,15 @@ class Bench:
     def __init__(self, *, waits: bool = True) -> None:
         self.waits = waits
         self.room = True
+        self.away = False
         self.asked = 0
         self.again: list[tuple[float, int]] = []
         self.overdue = Overdue(self, self._republish, room=lambda: self.room)
 
     async def waiting(self, copies: Sequence[tuple[str, int, int]]) -> list[bool]:
         """Answer as the ledger does."""
+        if self.away:
+            raise StoreAway
         self.asked += len(copies)
         return [self.waits] * len(copies)
 
@@ -158,16 +161,53 @@ async def test_a_copy_that_came_is_not() -> None:
 
 @in_virtual_time
 async def test_while_the_worker_has_no_room_a_copy_may_just_stand_in_its_queue() -> None:
-    """Nothing is asked before there was room for some seconds in a row."""
+    """Nothing is published before there was room for some seconds in a row."""
     bench = Bench()
     bench.room = False
     bench.overdue.note(a_copy(), WAIT, a_command())
     await bench.watch(60)
-    assert bench.asked == 0
+    assert bench.again == []
 
     bench.room = True
-    await bench.watch(QUIET + 2)
+    await bench.watch(QUIET + AGAIN + 2)
     assert len(bench.again) == 1
+
+
+@in_virtual_time
+async def test_a_copy_that_came_is_forgotten_by_a_worker_that_is_never_at_rest_too() -> None:
+    """What is remembered is what waits: in a long backlog it does not grow with what was parked and taken up."""
+    bench = Bench(waits=False)
+    bench.room = False
+    for _ in range(1_000):
+        bench.overdue.note(a_copy(), WAIT, a_command())
+    await bench.watch(WAIT.total_seconds() + LATE + 10)
+
+    assert (len(bench.overdue), bench.asked, bench.again) == (0, 1_000, [])
+
+
+@in_virtual_time
+async def test_a_ledger_that_is_away_is_asked_again() -> None:
+    """Meanwhile nothing is published and nothing forgotten."""
+    bench = Bench()
+    bench.away = True
+    bench.overdue.note(a_copy(), WAIT, a_command())
+    await bench.watch(60)
+    assert (len(bench.overdue), bench.again) == (1, [])
+
+    bench.away = False
+    await bench.watch(QUIET + AGAIN + 2)
+    assert len(bench.again) == 1
+
+
+@in_virtual_time
+async def test_what_waits_for_very_long_is_the_brokers_affair() -> None:
+    """It is asked for no more, and forgotten."""
+    bench = Bench()
+    bench.room = False
+    bench.overdue.note(a_copy(), WAIT, a_command())
+    await bench.watch(WAIT.total_seconds() + FORGOTTEN + AGAIN + 2)
+
+    assert (len(bench.overdue), bench.again) == (0, [])
 
 
 @in_virtual_time

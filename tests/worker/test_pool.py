@@ -8,10 +8,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,7 @@ from config.settings import load_settings
 from worker.app import make_app
 from worker.bridge import await_
 from worker.poller import LoopPoller
-from worker.pool import LoopPool, coroutine_task, current
+from worker.pool import LoopConsumer, LoopPool, coroutine_task, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -456,6 +457,87 @@ def test_the_loop_turns_while_something_blocks_aside(bench: Bench) -> None:
     assert ended[0] < over
     assert heard == ["accepted"]
     bench.until(lambda: told.words() == ["accepted", "success"])
+
+
+def test_the_lag_counts_what_was_called_in_the_same_turn(bench: Bench) -> None:
+    """A beat that had to wait for another timer's callback is late by that, though the loop's own time stands still."""
+    measured: list[timedelta] = []
+    bench.pool.on_lag.append(measured.append)
+
+    def block() -> None:
+        due = time.monotonic()
+        time.sleep(0.1)
+        bench.pool._beat(due)  # noqa: SLF001  what the loop would call next
+
+    bench.pool.loop.call_later(0.01, block)
+    bench.until(lambda: any(late >= timedelta(seconds=0.1) for late in measured))
+
+
+class Asking:
+    """A kombu consumer whose broker takes its time, and sends a message before it has answered."""
+
+    def __init__(self, heard: list[tuple[str, int]]) -> None:
+        self.on_message: Callable[[str], None] = lambda message: heard.append((message, threading.get_ident()))
+        self.asked_in: list[int] = []
+
+    def consume(self) -> None:
+        """Ask for messages."""
+        self.asked_in.append(threading.get_ident())
+        self.on_message("early")
+        time.sleep(0.2)
+
+
+class Silent:
+    """A kombu connection on which nothing comes."""
+
+    transport = SimpleNamespace(driver_type="amqp")
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def drain_events(self, timeout: float) -> None:
+        """Wait for a message."""
+        self.waited.append(timeout)
+        raise TimeoutError
+
+
+@pytest.fixture
+def consumer(bench: Bench) -> Any:
+    """Give a consumer that is about to begin, with no more of it than that takes."""
+    consumer = LoopConsumer.__new__(LoopConsumer)
+    consumer.pool, consumer.connection = bench.pool, Silent()
+    consumer.blueprint = SimpleNamespace(send_all=lambda *_, **__: None)
+    return consumer
+
+
+def test_asking_for_messages_does_not_hold_the_loop_up(bench: Bench, consumer: Any) -> None:
+    """It is done aside while the loop turns; a message that comes already is taken up here, and once it is over."""
+    heard: list[tuple[str, int]] = []
+    turned: list[float] = []
+    asking = consumer.task_consumer = Asking(heard)
+    taken_up = asking.on_message
+    consumer.register_with_event_loop(bench.hub)
+    bench.pool.loop.call_later(0.05, lambda: turned.append(time.monotonic()))
+
+    asking.consume()
+    over = time.monotonic()
+
+    assert turned[0] < over
+    assert asking.asked_in != [threading.get_ident()]
+    assert asking.on_message is taken_up
+    bench.until(lambda: heard == [("early", threading.get_ident())])
+    asking.consume()  # for a queue that is added later: as Celery does it
+    assert asking.asked_in[1:] == [threading.get_ident()]
+
+
+def test_a_first_message_is_not_waited_for(bench: Bench, consumer: Any) -> None:
+    """Celery would hold the loop up for it; later, whoever asks to wait does."""
+    consumer.task_consumer = Asking([])
+    consumer.register_with_event_loop(bench.hub)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            consumer.connection.drain_events(timeout=0.1)
+    assert consumer.connection.waited == [0, 0.1]
 
 
 def test_an_error_aside_is_raised_here(bench: Bench) -> None:

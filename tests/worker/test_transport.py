@@ -18,7 +18,7 @@ from aiohttp import client_exceptions
 from tests.worker.raw_server import Conversation, byte_server, raw_server
 from worker.errors import ContractBroken, Invalid, NotSent, Unanswered
 from worker.rest import Endpoint, Request, raise_for_status
-from worker.transport import FATES, Transport, fate_of
+from worker.transport import FATES, Connector, Transport, fate_of
 
 NOW = datetime(2026, 5, 20, 8, 0, tzinfo=UTC)
 
@@ -93,6 +93,32 @@ async def test_an_encoded_path_arrives_as_it_was_written(transport: Transport) -
         await transport.send(a_request(), server.url + "/units/a%2F..%2Fb")
 
     assert server.asked[0].target == "GET /units/a%2F..%2Fb"
+
+
+async def test_the_connections_of_a_burst_are_not_kept_by_a_steady_load() -> None:
+    """A steady load goes over those that it needs; the others fall idle, and are closed."""
+    together = asyncio.Barrier(20)
+
+    async def serve(said: Conversation) -> None:
+        if said.target.endswith("/burst"):
+            await together.wait()
+        await said.answer()
+
+    connector = Connector(limit=0, keepalive_timeout=0.5)
+    async with raw_server(serve) as server, aiohttp.ClientSession(connector=connector) as session:
+
+        async def ask(path: str) -> None:
+            async with session.get(server.url + path) as answer:
+                await answer.read()
+
+        await asyncio.gather(*(ask("/burst") for _ in range(20)))
+        assert server.connections == 20
+        async with asyncio.timeout(60):
+            while sum(said.writer.is_closing() for said in server.asked[:20]) < 19:
+                await ask("/steady")
+                await asyncio.sleep(0.01)
+        used = {said.writer for said in server.asked[20:]}
+        assert len(used) <= 1 + server.connections - 20  # a new one where this machine stood still for so long
 
 
 async def test_no_cookie_is_kept(transport: Transport) -> None:

@@ -1,9 +1,11 @@
 """Units: read, made at most once, changed under the names that a tenant's units have."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from tasks.planpoint.client import AT_ONCE
 from tests.tasks.bench import Bench, answer, cut
 from tests.tasks.planpoint.conftest import A_NAMES, FLOOR, PROJECT, Account, ident
 from worker.errors import (
@@ -53,6 +55,28 @@ async def test_a_list_has_its_rows_count_and_no_warnings(bench: Bench, account: 
     assert (listed["count"], listed["complete"]) == (2, True)
     assert "warnings" not in listed
     assert bench.sent[0].query == {"pid": PROJECT}
+
+
+async def test_a_long_list_leaves_others_their_turn(bench: Bench, account: Account) -> None:
+    """While a project of thousands is read, the loop turns every hundred units."""
+    for number in range(1_000):
+        account.add(str(number))
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turning = asyncio.create_task(turn())
+    await bench.do("planpoint.unit.read", {"id": next(iter(account.units))})
+    before, turns = turns, 0
+    listed = await bench.do("planpoint.unit.list", {"project_id": PROJECT})
+    turning.cancel()
+
+    assert listed["count"] == 1_000
+    assert turns >= before + 1_000 // AT_ONCE - 1  # the last turn ends with the list
 
 
 async def test_a_count_that_is_not_the_number_of_records_is_a_warning(bench: Bench) -> None:
