@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import itertools
 import os
@@ -486,6 +487,9 @@ class LoopConsumer(Consumer):
         super().register_with_event_loop(hub)
         if not isinstance(self.pool, LoopPool) or self.task_consumer is None:
             return
+        # A lost connection and each try for a new one leave thousands of objects that hold each other. In a quiet
+        # worker nothing looks for such for a long time, and memory would grow with each outage until then.
+        gc.collect()
         self.task_consumer.consume = functools.partial(_consume_aside, self.pool, self.task_consumer)
         if self.connection.transport.driver_type == "amqp":  # only there does it wait
             self.connection.drain_events = functools.partial(_drain_once, self.connection)

@@ -179,7 +179,7 @@ class Turning:
 
     def begin_measuring(self) -> None:
         """Measure the lag from now on, and have a blocked loop named. On the loop."""
-        self._beat(self.loop.time())
+        self._beat(monotonic())
         self._watchdog.watch(threading.get_ident())
 
     def end_turning(self) -> None:
@@ -237,12 +237,14 @@ class Turning:
                 self.hear_stop(error)
 
     def _beat(self, due: float) -> None:
-        now = self.loop.time()
+        now = (
+            monotonic()
+        )  # uvloop's own time stands still for the whole of a turn, whatever was called in it before this
         self._watchdog.beat()
         self.lag = timedelta(seconds=max(0.0, now - due))
         for tell in self.on_lag:
             self.call(tell, (self.lag,))
-        self.loop.call_at(now + BEAT, self._beat, now + BEAT)
+        self.loop.call_later(BEAT, self._beat, monotonic() + BEAT)
 
 
 async def _wait_for(awaitable: Awaitable[T]) -> T:

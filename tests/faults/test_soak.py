@@ -16,9 +16,11 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import kombu
 import kombu.exceptions
@@ -29,8 +31,10 @@ from sandbox import SandboxProcess
 from tests.faults.proxy import Proxy
 from tests.faults.scenes import Supervisor, creates, nothing_lost_or_doubled
 from tests.faults.test_kills import kill_run
-from tests.fleet import Fleet, command, eventually
+from tests.fleet import SYSTEMS, Fleet, command, eventually
 from worker import topology
+from worker.store import SIDE_BY_SIDE
+from worker.transport import KEEP_ALIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +49,8 @@ RATE = float(os.environ.get("RATE", "200"))
 LENGTH = parse_duration(os.environ.get("SOAK", "20m")).total_seconds()
 KILL_RUNS = int(os.environ.get("KILL_RUNS", "3"))
 SENDERS = 2
+STORE_CONNECTIONS = 2 * SIDE_BY_SIDE + 2
+"""What a worker opens to the state store when it needs it, and keeps: for the ledger, the gates, /readyz and news."""
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(0)]
 
@@ -141,7 +147,9 @@ def test_a_fleet_in_trouble_keeps_its_books(
         Supervisor(fleet, 3) as supervisor,
     ):
         load = Load(vendor, rabbit_node.url)
-        watch = Watch(supervisor.workers[0])
+        ports = {urlsplit(vendor.base_url(system)).port or 0 for system in SYSTEMS}
+        watch = Watch(supervisor.workers[0], broker=broker.port, vendor=ports)
+        before = watch.at_rest()
         trouble = Trouble(random.Random(SEED), supervisor, rabbit_node, store, broker, state)
         load.start()
         end = time.monotonic() + LENGTH
@@ -154,6 +162,8 @@ def test_a_fleet_in_trouble_keeps_its_books(
         eventually(lambda: load.sent <= fleet.told.keys(), within=180, what="an event of each command")
         rest = time.monotonic() - stopped
         watch.look(warm=True)
+        figures = watch.figures()
+        after = watch.at_rest()
         units = vendor.count("planpoint", "units") - load.seeded
         doubled = vendor.duplicates()
     tell(
@@ -162,11 +172,13 @@ def test_a_fleet_in_trouble_keeps_its_books(
     )
     tell(f"faults: {dict(trouble.done)}; workers started again: {supervisor.deaths}")
     tell(f"outcomes: {dict(fleet.outcomes)}; events told again: {fleet.again}")
-    tell(watch.figures())
+    tell(f"{figures}; at rest {before} before, {after} after (broker + vendor + rest)")
     assert {len(ids) for ids in fleet.told.values()} == {1}
     assert doubled == []
     assert units == len(load.creates)
     assert set(fleet.outcomes) == {"succeeded"}
+    assert (after.broker, after.vendor) == (before.broker, 0)
+    assert after.rest <= before.rest + STORE_CONNECTIONS
 
 
 def vendor_requests(watch: Watch) -> int:
@@ -226,8 +238,11 @@ class Load:
         with self._lock:
             chance, unit = self._rng.random(), self._rng.choice(self.units)
             if chance < 0.05:
-                if len(self.creates) % 100 == 0:  # lists stay short, as tenants' floors are
-                    (self.floor,) = self.vendor.seed("planpoint", "floors", count=1)
+                if len(self.creates) % 100 == 0:
+                    # A create lists its project's units: in one that grew with the run, each would cost more than the
+                    # one before it, and what is measured would be that.
+                    (project,) = self.vendor.seed("planpoint", "projects", count=1)
+                    (self.floor,) = self.vendor.seed("planpoint", "floors", count=1, project=project)
                 name = f"S-{len(self.creates)}"
                 made = command("planpoint.unit.create", "tower", {"floor_id": self.floor, "name": name})
                 self.creates.add(made["id"])
@@ -332,14 +347,32 @@ class Trouble:
             proxy.delay = 0.0
 
 
+@dataclass(frozen=True)
+class Descriptors:
+    """What a process holds open, by where it leads."""
+
+    broker: int
+    vendor: int
+    """Connections that go with the load, and are closed when they have been idle for some seconds."""
+    rest: int
+    """The state store's connections, the endpoints' port, pipes and files."""
+
+    def __str__(self) -> str:
+        return f"{self.broker} + {self.vendor} + {self.rest}"
+
+
 class Watch:
     """What one worker that lives all along takes: memory, descriptors, and how late its loop turns."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, *, broker: int, vendor: set[int]) -> None:
         self._worker = worker
+        self._broker = broker
+        self._vendor = vendor
         self._proc = Path("/proc") / str(worker.process.pid)
-        self._seen: list[tuple[float, float, int]] = []
+        self._seen: list[tuple[float, float, Descriptors]] = []
         self._text = ""
+        self._began = time.monotonic()
+        self._ran, self._waited = self._scheduled()
 
     def look(self, *, warm: bool) -> None:
         """Take the figures down; those before it is warm are left out."""
@@ -349,9 +382,30 @@ class Watch:
                 self._text = answer.read().decode()
             resident = int((self._proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
             if warm:
-                self._seen.append(
-                    (self.metric("planrelay_commands_total"), resident, len(list((self._proc / "fd").iterdir())))
-                )
+                self._seen.append((self.metric("planrelay_commands_total"), resident, self.descriptors()))
+
+    def descriptors(self) -> Descriptors:
+        """Count what is open now."""
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        peers = {row[9]: int(row[2].partition(":")[2], 16) for row in rows}
+        counted: Counter[str] = Counter()
+        for link in (self._proc / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                inode = str(link.readlink()).removeprefix("socket:[").removesuffix("]")
+                peer = peers.get(inode)
+                counted["broker" if peer == self._broker else "vendor" if peer in self._vendor else "rest"] += 1
+        return Descriptors(counted["broker"], counted["vendor"], counted["rest"])
+
+    def at_rest(self) -> Descriptors:
+        """Count what is open when nothing has come for longer than an idle connection is kept."""
+        time.sleep(2 * KEEP_ALIVE + 2)
+        return self.descriptors()
+
+    def _scheduled(self) -> tuple[float, float]:
+        """Give the seconds that its main thread ran, and waited for a processor though it could have run."""
+        schedstat = self._proc / "task" / str(self._worker.process.pid) / "schedstat"
+        ran, waited, _ = schedstat.read_text().split()
+        return int(ran) / 1e9, int(waited) / 1e9
 
     def metric(self, name: str, label: str = "") -> float:
         """Add up a metric over its labels."""
@@ -362,15 +416,24 @@ class Watch:
         """Say them."""
         done, resident, descriptors = zip(*self._seen, strict=True)
         slope = statistics.linear_regression(done, resident).slope * 10_000
+        half = len(self._seen) // 2
+        later = statistics.linear_regression(done[half:], resident[half:]).slope * 10_000
+        ran, waited = (now - before for now, before in zip(self._scheduled(), (self._ran, self._waited), strict=True))
+        passed = time.monotonic() - self._began
+        lags = ", ".join(f"p{share * 100:g} <= {self._lag(share) * 1000:.0f} ms" for share in (0.5, 0.95, 0.99))
+        vendor, others = [one.vendor for one in descriptors], [one.broker + one.rest for one in descriptors]
+        return (
+            f"watched worker: {done[-1] - done[0]:.0f} commands after warm-up, RSS {resident[0]:.0f} to "
+            f"{resident[-1]:.0f} MB (slope {slope:+.2f} MB per 10,000, in the second half {later:+.2f}); descriptors "
+            f"{min(others)} to {max(others)} and {min(vendor)} to {max(vendor)} connections to the vendor; loop lag "
+            f"{lags}, its thread ran {ran / passed:.0%} of the time and waited {waited / passed:.0%} for a processor"
+        )
+
+    def _lag(self, share: float) -> float:
         total = self.metric("planrelay_event_loop_lag_seconds_count")
         within = [
             (float(line.split('le="')[1].split('"')[0]), float(line.rpartition(" ")[2]))
             for line in self._text.splitlines()
             if line.startswith("planrelay_event_loop_lag_seconds_bucket")
         ]
-        p99 = next(bound for bound, count in within if count >= 0.99 * total)
-        return (
-            f"watched worker: {done[-1] - done[0]:.0f} commands after warm-up, RSS {resident[0]:.0f} to "
-            f"{resident[-1]:.0f} MB (slope {slope:+.2f} MB per 10,000), descriptors {min(descriptors)} to "
-            f"{max(descriptors)}, at the end {descriptors[-1]}; loop lag p99 <= {p99 * 1000:.0f} ms"
-        )
+        return next(bound for bound, count in within if count >= share * total)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -528,6 +530,22 @@ def test_asking_for_messages_does_not_hold_the_loop_up(bench: Bench, consumer: A
     bench.until(lambda: heard == [("early", threading.get_ident())])
     asking.consume()  # for a queue that is added later: as Celery does it
     assert asking.asked_in[1:] == [threading.get_ident()]
+
+
+def test_what_a_lost_connection_leaves_behind_goes_at_the_next(bench: Bench, consumer: Any) -> None:
+    """Objects that hold each other are looked for when the consumer begins, and not some time or other."""
+    consumer.task_consumer = Asking([])
+    lost = Silent()
+    lost.itself = lost  # type: ignore[attr-defined]  # as a connection and its channels
+    gone = weakref.ref(lost)
+    gc.disable()
+    try:
+        del lost
+        assert gone() is not None
+        consumer.register_with_event_loop(bench.hub)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_first_message_is_not_waited_for(bench: Bench, consumer: Any) -> None:
