@@ -19,7 +19,7 @@ demo: .venv ## the whole of it on this machine: stand-ins of the three APIs, a w
 
 .venv: .venv/installed ## the set-up alone: the virtual environment from requirements.lock, planrelay in it
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml hatch_build.py worker/csv_records.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "planrelay needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Say which to use: make PYTHON=python3.11")'
 	@echo "Installing requirements.lock into .venv (about a minute) ..."
 	@$(PYTHON) -m venv .venv
@@ -61,4 +61,5 @@ lock: ## choose newer versions: requirements.lock is everything, requirements-ru
 
 clean: ## forget the virtual environment and what the tools wrote; data in var/ stays
 	rm -rf .venv .venv-lock .coverage .coverage.* htmlcov dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -f worker/_csv_records.so
 	find config worker tasks sandbox tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from worker.artifacts import Artifacts
-from worker.formats import CHECKS, CsvCheck
+from worker.csv_check import CsvCheck
 
 CHUNK = 64 * 1024
 PLAIN = "hash + write, plain"
@@ -77,7 +77,7 @@ async def plain(folder: Path, data: bytes, megabytes: int) -> int:
 async def ours(folder: Path, data: bytes, megabytes: int, *, check: bool) -> int:
     """Write through the worker's writer."""
     artifacts = Artifacts(["./"], cwd=folder)
-    async with artifacts.writer("ours.csv", check=CHECKS["csv"] if check else None) as writer:
+    async with artifacts.writer("ours.csv", check=CsvCheck if check else None) as writer:
         for chunk in chunks(data, megabytes):
             await writer.write(chunk)
         return (await writer.publish()).bytes
@@ -105,7 +105,7 @@ async def grow(folder: Path, data: bytes, megabytes: int) -> int:
     """Write through the writer and give how far the resident memory grew at most."""
     artifacts = Artifacts(["./"], cwd=folder)
     before = peak = resident()
-    async with artifacts.writer("ours.csv", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("ours.csv", check=CsvCheck) as writer:
         for number, chunk in enumerate(chunks(data, megabytes)):
             await writer.write(chunk)
             if number % 16 == 0:

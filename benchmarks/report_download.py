@@ -37,7 +37,7 @@ from sandbox import SandboxProcess
 from tasks.barometerit.endpoints import REPORT_DOWNLOAD
 from worker import embedded, valkey
 from worker.client import Client
-from worker.formats import CsvCheck
+from worker.csv_check import CsvCheck
 from worker.transport import Transport
 
 MB = 1_000_000

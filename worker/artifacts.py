@@ -3,8 +3,8 @@ Files and object stores: streamed in, verified on the way, published at once or 
 
 A command writes through a `Writer`. Nothing is under the final name until `publish` has returned; then the whole file
 is. Local files are written under a hidden name, made to last and renamed (`worker.unfinished`); object stores get a
-multipart upload that is completed or aborted. Memory is constant: one block fills while the one before is hashed,
-checked and written in threads. Knows no vendor.
+multipart upload that is completed or aborted. Memory is constant: a few blocks at a time are hashed, checked and
+written in threads (`worker.lanes`). Knows no vendor.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from worker.errors import (
     Invalid,
     RelayError,
     StorageError,
-    StorageFailed,
     TransportError,
     Waitable,
 )
 from worker.formats import Check, Findings
+from worker.lanes import Block, Lane, drained
 from worker.storage import Stores, Upload, storage_errors
 from worker.unfinished import Unfinished
 
 BLOCK: Final = 1024 * 1024
-"""Bytes that are handed to the threads at once; a writer holds two such blocks."""
+"""Bytes that are handed to the threads together; a writer holds at most six such blocks."""
 
 _THREADS: Final = 8
 _T = TypeVar("_T")
@@ -101,7 +101,7 @@ class Artifacts:
         """
         Make a writer, to be used by `async with`.
 
-        `check` makes what looks at the bytes on their way (`worker.formats.CHECKS["csv"]`). `size`, where known, makes
+        `check` makes what looks at the bytes on their way (`worker.csv_check.CsvCheck`). `size`, where known, makes
         an object store's parts large enough for it. With a `resume_key` (the command's ledger key) a local file that a
         killed or cut-off run left can be continued: see `Writer.partial`.
         """
@@ -181,13 +181,14 @@ class Writer:
         self._make_check = check
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._working: asyncio.Task[None] | None = None
         self._findings: Findings | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._hash = hashlib.sha256()
         self._check = None if self._make_check is None else self._make_check()
+        self._looking, self._writing = Lane(self._look), Lane(self._write)
+        self._there = 0  # bytes that are to be looked at before the first block
         self._waiting, self._waiting_bytes = [], 0
         self.bytes = 0
 
@@ -209,14 +210,12 @@ class Writer:
 
     async def _idle(self) -> None:
         """Wait until nothing is at work, whatever becomes of it."""
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.wait([self._working])
-            if not self._working.cancelled():
-                self._working.exception()  # seen: whoever throws the block away need not hear of it
-            self._working = None
+        await asyncio.gather(self._looking.stop(), self._writing.stop())
 
     async def _leave(self, *, keep: bool) -> None:
+        if keep:
+            with suppress(Exception):  # told already, or no more than fewer bytes to go on from
+                await self._write_all()
         await self._idle()
         with suppress(StorageError), storage_errors(self.destination, "write"):
             await self._sink.close(keep=keep)
@@ -235,7 +234,7 @@ class Writer:
         self._reset()
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes; waits only while the block before last is still being written."""
+        """Take the next bytes; waits only while the disk, or what looks at them, lags behind by several blocks."""
         if self._findings is not None:
             raise ValueError("This file is finished: restart it, or open another.")
         data = bytes(chunk)  # no copy where it is bytes already
@@ -250,7 +249,7 @@ class Writer:
         if self._findings is None:
             if self._waiting or self.partial is not None:
                 await self._hand_over()
-            await self._settle()
+            await drained(self._looking, self._writing)
             self._findings = Findings() if self._check is None else await self._artifacts.in_thread(self._check.finish)
         return self._findings
 
@@ -284,32 +283,37 @@ class Writer:
             await writer.write(json.dumps({**said, **manifest}, indent=2, ensure_ascii=False).encode() + b"\n")
             await writer.publish()
 
+    async def _write_all(self) -> None:
+        if self._waiting:
+            await self._hand_over()
+        await self._writing.drained()
+
     async def _hand_over(self) -> None:
-        await self._settle()
-        block = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
-        self._working = asyncio.create_task(self._work(block))
+        await self._looking.room()
+        await self._writing.room()
+        if self.partial is not None:  # nobody restarted: these bytes go on from the ones that are there
+            self._there, self.partial = self.partial.offset, None
+        block, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for lane in (self._looking, self._writing):  # nothing is awaited in between: both get it, or neither
+            lane.put(block)
 
-    async def _settle(self) -> None:
-        """Wait for the block at work. Its error is raised here, and ever again: without that block there is no file."""
-        if self._working is not None:
-            if self._working.cancelled():
-                raise StorageFailed(f"{self.destination.field}: writing {self.destination.given!r} was interrupted.")
-            await self._working
-            self._working = None
-
-    async def _work(self, block: bytes) -> None:
+    async def _write(self, block: Block) -> None:
         with storage_errors(self.destination, "write"):
-            if self.partial is not None:  # nobody restarted: these bytes go on from the ones that are there
-                self.partial = None
-                async for old in self._sink.there():
-                    await self._look(old)
-            await _all(self._look(block), self._sink.write(block))
+            await self._sink.write(block)
 
-    async def _look(self, block: bytes) -> None:
-        # Hashing lets go of the interpreter at once, and so does writing; the check, which keeps it, begins last.
-        hashing = self._artifacts.in_thread(self._hash.update, block)
-        await (hashing if self._check is None else _all(hashing, self._artifacts.in_thread(self._check.feed, block)))
+    async def _look(self, block: Block) -> None:
+        size, self._there = self._there, 0
+        if size:
+            with storage_errors(self.destination, "write"):
+                async for old in self._sink.there(size):
+                    await self._artifacts.in_thread(self._hash_and_check, [old])
+        await self._artifacts.in_thread(self._hash_and_check, block)
+
+    def _hash_and_check(self, block: Block) -> None:
+        for piece in block:
+            self._hash.update(piece)
+            if self._check is not None:
+                self._check.feed(piece)
 
 
 class _File:
@@ -338,13 +342,13 @@ class _File:
     async def restart(self, validator: str | None) -> None:
         await self._artifacts.in_thread(self._open.restart, validator)
 
-    async def there(self) -> AsyncGenerator[bytes, None]:
-        """Give what is there already."""
-        blocks = self._open.blocks()
+    async def there(self, size: int) -> AsyncGenerator[bytes, None]:
+        """Give the first `size` bytes of what is there already."""
+        blocks = self._open.blocks(size)
         while block := await self._artifacts.in_thread(next, blocks, b""):
             yield block
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: Block) -> None:
         await self._artifacts.in_thread(self._open.write, block)
 
     async def publish(self) -> None:
@@ -372,13 +376,6 @@ def _open_file(place: Destination) -> int:
         os.close(fd)
         raise BadCommand(f"{place.field}: {place.given!r} is no regular file. Name one.")
     return fd
-
-
-async def _all(*work: Awaitable[None]) -> None:
-    """Wait until everything is done, and raise the first error only then."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
 
 
 async def _uninterrupted(work: Awaitable[_T]) -> _T:

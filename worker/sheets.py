@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from charset_normalizer import from_bytes
 
+from worker.csv_check import LONGEST_RECORD
 from worker.errors import BadCommand
-from worker.formats import LONGEST_RECORD
 from worker.workbooks import Unreadable, read_workbook
 
 if TYPE_CHECKING:

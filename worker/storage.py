@@ -23,6 +23,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from worker.destinations import Destination
 from worker.errors import BadCommand, NotFound, StorageError, StorageFailed, StorageFull, StorageRefused
+from worker.lanes import Block
 
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile
@@ -101,16 +102,16 @@ class Upload:
         await self.close(keep=False)
         await self.open()
 
-    async def there(self) -> AsyncGenerator[bytes, None]:
+    async def there(self, size: int) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 - the same
         """Give nothing: an upload cannot be continued."""
         for block in list[bytes]():
             yield block
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: Block) -> None:
         """Take the next bytes; waits while four parts are on their way."""
         if self._upload is None:
             raise ValueError("This writer is not open: use it by `async with`.")
-        await self._upload.write(block)
+        await self._upload.write(b"".join(block))
 
     async def publish(self) -> None:
         """Complete the upload: now the object is there."""

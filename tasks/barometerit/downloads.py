@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from tasks.barometerit.snapshots import finished, unfinished
 from tasks.barometerit.wire import MEDIA_TYPES, Format
+from worker.csv_check import CsvCheck
 from worker.errors import Busy, Conflict, ContractBroken, Forbidden, Invalid, NotFound, Unanswered, Unavailable
-from worker.formats import Check, CsvCheck, Findings, JsonCheck, XmlCheck
+from worker.formats import Check, Findings, JsonCheck, XmlCheck
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit
@@ -149,8 +150,9 @@ class Fetch:
     async def _verify(self, writer: Writer) -> None:
         found = await writer.finish()
         problem = found.problem
-        # Any text is a CSV of one column; two, as wide in each line, are a report whatever its label says.
-        if problem is None and self._media_type() in _PAGES and (self._format() is None or found.columns == 1):
+        # Any text is a CSV of one column, any line a heading; what has both more is a report whatever its label says.
+        unproven = self._format() is None or found.columns == 1 or found.rows == 0
+        if problem is None and unproven and self._media_type() in _PAGES:
             problem = f"It came as {self._media_type()}: a page, and no report."
         if problem is None and self.size is not None and self.size != writer.bytes:
             problem = f"barometerIT gives its size as {self.size} bytes, and {writer.bytes} came."

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from worker.artifacts import BLOCK, Artifacts, Partial, Published, Writer
+from worker.csv_check import CsvCheck
 from worker.errors import (
     BadCommand,
     ContractBroken,
@@ -28,7 +29,6 @@ from worker.errors import (
     StorageRefused,
     Unanswered,
 )
-from worker.formats import CHECKS
 from worker.storage import storage_errors
 
 ETAG = '"version-1"'
@@ -176,7 +176,7 @@ async def test_the_loop_goes_on_while_a_file_is_written(artifacts: Artifacts) ->
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    async with artifacts.writer("artifacts/a.csv", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("artifacts/a.csv", check=CsvCheck) as writer:
         for _ in range(16):
             await writer.write(b"1,2\n" * (BLOCK // 4))
         await writer.publish()
@@ -186,7 +186,7 @@ async def test_the_loop_goes_on_while_a_file_is_written(artifacts: Artifacts) ->
 
 async def test_the_check_is_part_of_what_is_published(artifacts: Artifacts) -> None:
     """Rows and columns come with it."""
-    async with artifacts.writer("artifacts/a.csv", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("artifacts/a.csv", check=CsvCheck) as writer:
         await writer.write(CSV)
         published = await writer.publish()
     assert (published.rows, published.columns) == (1000, 2)
@@ -195,13 +195,13 @@ async def test_the_check_is_part_of_what_is_published(artifacts: Artifacts) -> N
 async def test_a_file_that_is_not_whole_is_not_published(artifacts: Artifacts, place: Path) -> None:
     """What the check finds breaks the contract, and nothing is there."""
     with pytest.raises(ContractBroken, match="cut short"):
-        await write(artifacts, CSV[:-1], check=CHECKS["csv"])
+        await write(artifacts, CSV[:-1], check=CsvCheck)
     assert names(place) == []
 
 
 async def test_a_manifest_stands_beside(artifacts: Artifacts, place: Path) -> None:
     """It holds what was published and what the caller adds."""
-    async with artifacts.writer("artifacts/a.csv", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("artifacts/a.csv", check=CsvCheck) as writer:
         await writer.write(CSV)
         published = await writer.publish({"asset_bn": "04A000000001", "attempts": 2})
     assert json.loads((place / "a.csv.manifest.json").read_bytes()) == {
@@ -218,7 +218,7 @@ async def test_a_manifest_stands_beside(artifacts: Artifacts, place: Path) -> No
 
 async def test_a_restart_throws_away_what_was_written(artifacts: Artifacts, place: Path) -> None:
     """Digest, count and check begin anew with the bytes that follow."""
-    async with artifacts.writer("artifacts/a.csv", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("artifacts/a.csv", check=CsvCheck) as writer:
         await writer.write(b"x" * (3 * BLOCK))
         await writer.restart()
         await writer.write(CSV)
@@ -356,7 +356,7 @@ def test_a_block_that_failed_is_never_left_out(tmp_path: Path) -> None:
         async def main():
             resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))
             async with Artifacts(["artifacts/"], cwd=Path(sys.argv[1])).writer("artifacts/a") as writer:
-                for size in [1 << 20] * 8 + [0]:
+                for size in [1 << 20] * 16 + [0]:
                     try:
                         await (writer.write(bytes(size)) if size else writer.publish())
                     except StorageFull:
@@ -455,7 +455,7 @@ def test_killed_anywhere_the_name_holds_a_whole_file(tmp_path: Path, after: floa
 async def test_a_killed_writer_can_be_continued(artifacts: Artifacts, place: Path, tmp_path: Path) -> None:
     """The next writer with its key goes on where it was; digest and check see every byte."""
     kill_a_writer(tmp_path, "key", ETAG)
-    async with artifacts.writer("artifacts/a.csv", resume_key="key", check=CHECKS["csv"]) as writer:
+    async with artifacts.writer("artifacts/a.csv", resume_key="key", check=CsvCheck) as writer:
         assert writer.partial is not None
         assert writer.partial.validator == ETAG
         assert BLOCK < writer.partial.offset <= 8 * BLOCK

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from worker.artifacts import BLOCK, Artifacts
+from worker.csv_check import CsvCheck
 from worker.errors import ContractBroken, Invalid, NotFound, StorageFailed, StorageRefused
-from worker.formats import CHECKS
 from worker.storage import PART
 
 MIB = 1024 * 1024
@@ -96,7 +96,7 @@ async def write(
     error: Exception | None = None,
 ) -> str:
     """Write a CSV piece by piece and give its digest; `before` happens, or `error` is raised, ahead of publishing."""
-    async with artifacts.writer(to, check=CHECKS["csv"]) as writer:
+    async with artifacts.writer(to, check=CsvCheck) as writer:
         for at in range(0, len(data), 65_536):
             await writer.write(data[at : at + 65_536])
         before()
@@ -215,7 +215,7 @@ async def test_200_mebibytes_in_constant_memory(artifacts: Artifacts, s3: S3) ->
     digest = hashlib.sha256()
     before = resident()
     size, peak, sent, number = 200 * MIB, 0, 0, 0
-    async with artifacts.writer("s3://bucket/reports/large.csv", check=CHECKS["csv"], size=size) as writer:
+    async with artifacts.writer("s3://bucket/reports/large.csv", check=CsvCheck, size=size) as writer:
         while sent < size:
             chunk = b"".join([row % (number + each) for each in range(1000)])
             number += 1000

@@ -97,6 +97,7 @@ PAGE = b"<html>\n<body>Something went wrong</body>\n</html>\n"
     [
         ("csv", PAGE, "text/html"),
         ("csv", b"Something went wrong\n", "text/html; charset=utf-8"),
+        ("csv", b"Something went wrong, we are sorry\n", "text/html"),
         ("csv", b"\n <!DOCTYPE html>\n" + PAGE, "text/plain"),
         ("csv", b'{"message": "Something went wrong"}\n', "application/json"),
         ("csv", b'[{"barometerNo": "041800000001"}]\n', "text/plain"),

@@ -371,7 +371,7 @@ async def test_a_file_that_was_all_there_needs_no_more_than_a_byte(tenant: Tenan
     copy = await tenant.do("report.download", {"asset_bn": asset, "destination": "out/copy.csv"})
     killed = Unfinished(tenant.bench.artifacts.check("out/capacity.csv"), resume_key=f"k:{asset}")
     killed.restart(f'"{asset}-{copy["bytes"]:x}"')
-    killed.write(tenant.file("copy.csv").read_bytes())
+    killed.write([tenant.file("copy.csv").read_bytes()])
     killed.close(keep=True)
 
     result = await tenant.do(EXPORT, asked(report), key="k")
@@ -388,7 +388,7 @@ async def test_a_file_that_is_longer_than_the_snapshot_is_begun_anew(tenant: Ten
     told = tenant.sandbox.digest(made["asset_bn"])
     killed = Unfinished(tenant.bench.artifacts.check("out/capacity.csv"), resume_key=f"k:{made['asset_bn']}")
     killed.restart(f'"{made["asset_bn"]}-{told["bytes"]:x}"')
-    killed.write(b"x" * (told["bytes"] + 10))
+    killed.write([b"x" * (told["bytes"] + 10)])
     killed.close(keep=True)
 
     data = {"asset_bn": made["asset_bn"], "destination": "out/capacity.csv"}

@@ -1,0 +1,203 @@
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from worker.csv_check import LONGEST_RECORD, CsvCheck
+from worker.csv_records import Counting, count_plain, load
+from worker.formats import Findings
+
+
+@pytest.fixture(scope="module", params=["compiled", "python"])
+def counting(request: pytest.FixtureRequest) -> Counting | None:
+    """Give both ways to count plain records, which must come to the same."""
+    if request.param == "python":
+        return None
+    assert count_plain is not None, (
+        "worker/csv_records.c was not compiled: is there a C compiler? Then make .venv again."
+    )
+    return count_plain
+
+
+def check_csv(counting: Counting | None, data: bytes, *, size: int = 1 << 20, encoding: str = "utf-8") -> Findings:
+    """Check a whole CSV that comes in pieces."""
+    check = CsvCheck(encoding=encoding, count=counting)
+    for at in range(0, len(data), size):
+        check.feed(data[at : at + size])
+    return check.finish()
+
+
+GOOD = {
+    "plain": (b"a,b\n1,2\n3,4\n", 2, 2),
+    "crlf": (b"a,b\r\n1,2\r\n", 1, 2),
+    "only a heading": (b"a,b,c\n", 0, 3),
+    "one column": (b"a\n1\n2\n", 2, 1),
+    "one column, blank lines": (b"a\n\n1\n\r\n\n2\n", 2, 1),
+    "empty cells": (b"a,b\n,\n,\n", 2, 2),
+    "quoted": (b'"a","b"\n"1","2"\n', 1, 2),
+    "comma in quotes": (b'a,b\n"1,5",2\n', 1, 2),
+    "newline in quotes": (b'a,b\n"line\nanother\n\nthird",2\n3,4\n', 2, 2),
+    "newline in quotes in the heading": (b'"a\nb",c\n1,2\n', 1, 2),
+    "quotes in quotes": (b'a,b\n"say ""hi"", he said",2\n"""",""\n', 2, 2),
+    "backslash before quotes": (b'a,b\n"say \\"hi, you\\", he said",2\n3,4\n', 2, 2),
+    "backslash at the end of a cell": (b'a,b\n"C:\\","x,y"\n3,4\n', 2, 2),
+    "a quote in a bare cell": (b'a,b\n5" pipe,2\n3,4\n6",7\n', 3, 2),
+    "blank lines": (b"a,b\n\n1,2\n\r\n3,4\n\n", 2, 2),
+    "byte order mark": (b"\xef\xbb\xbfa,b\n1,2\n", 1, 2),
+    "accents": ("é,b\nMüller,2\n".encode(), 1, 2),
+    "nul": (b"a,b\n\0,2\n", 1, 2),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize("name", GOOD)
+def test_a_whole_csv_is_counted(name: str, size: int, counting: Counting | None) -> None:
+    """Rows without the heading, and columns, however the bytes are cut into pieces."""
+    data, rows, columns = GOOD[name]
+    assert check_csv(counting, data, size=size) == Findings(rows=rows, columns=columns)
+
+
+BAD = {
+    "empty": (b"", "is empty"),
+    "no newline at the end": (b"a,b\n1,2\n3,4", "Record 3, number 3"),
+    "cut in the middle of a row": (b"a,b\n1,2\n3", "cut short"),
+    "cut in a heading": (b"a,b", "cut short"),
+    "a cell too few": (b"a,b\n1,2\n3\n4,5\n", "Record 3 has 1 cells; the heading has 2"),
+    "a cell too many": (b"a,b\n1,2,3\n", "Record 2 has 3 cells"),
+    "one more and one less": (b"a,b\n1,2,3\n4\n", "Record 2 has 3 cells"),
+    "a quote never closed": (b'a,b\n"1,2\n3,4\n', "Record 2 has a quote that is never closed"),
+    "not UTF-8": (b"a,b\n\xe9,2\n", "is not utf-8"),
+    "cut in a character": (b"a,b\n1,\xc3", "is not utf-8"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [(b"a,b\n1,2\n3,4", 2), (b"a,b", 0), (b'a,b\n"x",2', 1), (b"a,b\n1,2\n3", None), (b'a,b\n1,"2', None)],
+)
+def test_what_lacks_only_its_last_newline_is_known_by_that(
+    data: bytes, rows: int | None, size: int, counting: Counting | None
+) -> None:
+    """Its rows are counted, for whoever knows from elsewhere that the file is whole; a record too short is no such."""
+    findings = check_csv(counting, data, size=size)
+    assert findings.problem is not None
+    assert (findings.unended, findings.rows) == (rows is not None, rows)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1 << 20])
+@pytest.mark.parametrize("name", BAD)
+def test_a_csv_that_is_not_whole_is_told(name: str, size: int, counting: Counting | None) -> None:
+    """The problem names the record or the byte, however the bytes are cut into pieces."""
+    data, problem = BAD[name]
+    findings = check_csv(counting, data, size=size)
+    assert findings.problem is not None
+    assert problem.replace("Record 3, number 3", "The last record, number 3") in findings.problem
+    assert findings.unended or (findings.rows, findings.columns) == (None, None)
+
+
+@pytest.mark.parametrize("padding", [0, 500])
+def test_two_stray_quotes_are_no_cell(padding: int, counting: Counting | None) -> None:
+    """Inches in bare cells of two rows hide no newline between them, be quotes many or few; real cells stay cells."""
+    long = b"x" * padding
+    stray = b'5" pipe %s,1\n' % long
+    real = b'"a ""b""\n%s,",2\r\n"""%s\n",3\n' % (long, long)
+    assert check_csv(counting, b"name,n\n" + (stray + real) * 300) == Findings(rows=900, columns=2)
+    assert check_csv(counting, b"name,n\n" + stray + b'6" %s\n' % long).problem is not None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "iso-8859-1", "utf-32"])
+def test_another_encoding_may_be_declared(encoding: str, counting: Counting | None) -> None:
+    """A declared encoding is what the bytes are held against."""
+    data = "Straße,b\n1,2\n".encode(encoding)
+    assert check_csv(counting, data, size=5, encoding=encoding) == Findings(rows=1, columns=2)
+
+
+def test_an_unknown_encoding_is_a_problem(counting: Counting | None) -> None:
+    """The vendor's word for it is repeated."""
+    assert "'klingon'" in (check_csv(counting, b"a,b\n", encoding="klingon").problem or "")
+
+
+def test_a_damaged_row_far_down_is_found(counting: Counting | None) -> None:
+    """In the middle of many good blocks, one row with a cell too few is named by its number."""
+    rows = [b"%d,x,y,z\n" % number for number in range(300_000)]
+    rows[200_000] = b"200000,x,y\n"
+    assert check_csv(counting, b"a,b,c,d\n" + b"".join(rows)).problem == "Record 200002 has 3 cells; the heading has 4."
+
+
+def test_a_record_without_end_is_given_up(counting: Counting | None) -> None:
+    """What holds back more than a record may have is a problem, not memory."""
+    check = CsvCheck(count=counting)
+    check.feed(b'a,b\n"')
+    for _ in range(2 * LONGEST_RECORD // 65536):
+        check.feed(b"x,y\n" * 16384)
+    assert "never closed" in (check.finish().problem or "")
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet='ab,"\n\r\\é '), min_size=3, max_size=3).filter(lambda cells: cells != [""] * 3),
+        min_size=1,
+        max_size=20,
+    ),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.integers(min_value=1, max_value=40),
+)
+def test_whatever_the_csv_module_writes_is_whole(
+    counting: Counting | None, rows: list[list[str]], quoting: int, size: int
+) -> None:
+    """Any cells, quoted as RFC 4180 has it, are counted as they were written."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=quoting)  # type: ignore[arg-type] # typeshed wants the literal
+    writer.writerow(["id", "name", "x"])
+    writer.writerows(rows)
+    assert check_csv(counting, text.getvalue().encode(), size=size) == Findings(rows=len(rows), columns=3)
+
+
+@given(
+    st.lists(st.lists(st.text(alphabet="abc é", min_size=1), min_size=2, max_size=4), min_size=1, max_size=30),
+    st.integers(min_value=1, max_value=40),
+)
+def test_rows_of_different_width_never_pass(counting: Counting | None, rows: list[list[str]], size: int) -> None:
+    """A row that is not as wide as the heading is found, however many good ones stand around it."""
+    data = "h,i,j\n" + "".join(",".join(row) + "\n" for row in rows)
+    findings = check_csv(counting, data.encode(), size=size)
+    assert (findings.problem is None) == all(len(row) == 3 for row in rows)
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='a,"\n\r\\é東😀', max_size=60).map(str.encode), st.integers(1, 70))
+@example(b'a,b\n\r"x,y"\n', 70)
+@example(b'a\n5" ,\n6",\n', 70)
+def test_compiled_or_not_the_findings_are_the_same(data: bytes, size: int) -> None:
+    """Whatever comes, broken or not; of several things that are wrong either may be told."""
+    assert count_plain is not None
+    compiled, plain = (check_csv(counting, b"a,b\n" + data, size=size) for counting in (count_plain, None))
+    assert (compiled.problem is None) == (plain.problem is None)
+    assert (compiled.rows, compiled.columns, compiled.unended) == (plain.rows, plain.columns, plain.unended)
+
+
+@given(st.binary(max_size=40), st.integers(1, 4))
+def test_only_whole_characters_are_plain(data: bytes, cells: int) -> None:
+    """What was counted is UTF-8, ends with a newline, and is what the csv module reads."""
+    assert count_plain is not None
+    records, end, _ = count_plain(data, 0, cells)
+    assert data[:end] == b"" or data[:end].endswith(b"\n")
+    text = data[:end].decode().replace("\0", "0")
+    lines = [line.replace("\r", "") + "\n" for line in text.split("\n")[:-1]]
+    assert [len(record) for record in csv.reader(lines)] == [cells] * records
+
+
+def test_a_quoted_cell_of_several_lines_may_lack_only_the_last_newline(counting: Counting | None) -> None:
+    """The newline inside it is not the one that ends the record."""
+    found = check_csv(counting, b'a,b\n1,2\n3,"x\ny"')
+    assert (found.unended, found.rows) == (True, 2)
+
+
+def test_without_the_library_there_is_no_counting(tmp_path: Path) -> None:
+    """Nothing there, or nothing that can be loaded, is no error: the check does without."""
+    (tmp_path / "_csv_records.so").write_bytes(b"no library")
+    assert load(tmp_path / "nothing.so") is None
+    assert load(tmp_path / "_csv_records.so") is None
