@@ -18,6 +18,8 @@ class CsvRecords(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - the hook's signature
         """Compile, and have the result in the wheel."""
+        if self.target_name != "wheel":  # a source distribution has the source
+            return
         folder = Path(self.root) / "worker"
         library = folder / "_csv_records.so"
         library.unlink(missing_ok=True)

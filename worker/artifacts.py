@@ -46,6 +46,7 @@ BLOCK: Final = 1024 * 1024
 """Bytes that are handed to the threads together; a writer holds at most six such blocks."""
 
 _THREADS: Final = 8
+_WRITE_PATIENCE: Final = 5.0  # seconds; a request cut short may leave an upload that nobody knows of
 _T = TypeVar("_T")
 
 
@@ -210,12 +211,12 @@ class Writer:
 
     async def _idle(self) -> None:
         """Wait until nothing is at work, whatever becomes of it."""
-        await asyncio.gather(self._looking.stop(), self._writing.stop())
+        await asyncio.gather(self._looking.stop(), self._writing.stop(patience=_WRITE_PATIENCE))
 
     async def _leave(self, *, keep: bool) -> None:
         if keep:
             with suppress(Exception):  # told already, or no more than fewer bytes to go on from
-                await self._write_all()
+                await self._write_the_rest()
         await self._idle()
         with suppress(StorageError), storage_errors(self.destination, "write"):
             await self._sink.close(keep=keep)
@@ -283,9 +284,9 @@ class Writer:
             await writer.write(json.dumps({**said, **manifest}, indent=2, ensure_ascii=False).encode() + b"\n")
             await writer.publish()
 
-    async def _write_all(self) -> None:
-        if self._waiting:
-            await self._hand_over()
+    async def _write_the_rest(self) -> None:
+        if self._waiting and self.partial is None:
+            self._writing.put(self._waiting)
         await self._writing.drained()
 
     async def _hand_over(self) -> None:

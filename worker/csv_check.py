@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from worker.csv_records import Counting, count_plain
-from worker.formats import Findings, Utf8, broken, pieces
+from worker.formats import PIECE, Findings, Utf8, broken, pieces
 
 LONGEST_RECORD: Final = 4 * 1024 * 1024
 """Bytes that one record of a CSV may have, and so what a check holds back at most, beside the block it sees."""
 
+_LARGE_PIECE: Final = 1024 * 1024  # a quarter of what may be held, so that reading that again is no great part
 _EDGES: Final = {b",", b"\n", b""}  # what stands beside the quotes of a cell
+_BLANK: Final = {"\n", "\r\n"}
 _DELETED: Final = bytes(byte for byte in range(256) if byte not in b',"\n')
 _NO_HEADING: Final = re.compile(rb"\s*(?:<[!?a-z]|\{\s*[\"}]|\[\s*[\[{\"\]])", re.IGNORECASE)
 """How HTML, XML and JSON begin, and no heading of a CSV."""
@@ -49,7 +51,7 @@ class CsvCheck:
     def feed(self, data: bytes) -> None:
         """See the next bytes; cheapest where they come in blocks of a tenth of a mebibyte or more."""
         try:
-            for piece in pieces(data) if self._count_plain is None else (data,):
+            for piece in pieces(data, PIECE if self._count_plain is None else _LARGE_PIECE):
                 if self._problem is None:
                     self._see(self._utf8.encode(piece))
         except ValueError as error:
@@ -71,7 +73,11 @@ class CsvCheck:
         if len(self._held) + len(data) < self._enough or not self._skip_plain(data):
             self._held += data
         if len(self._held) >= self._enough:
-            self._count(last_chance=len(self._held) > LONGEST_RECORD)
+            self._count()
+            if len(self._held) > LONGEST_RECORD:  # let it say why, if it knows
+                self._count(last_chance=True)
+            if len(self._held) > LONGEST_RECORD:
+                raise ValueError(f"Record {self._records + 1} is longer than {LONGEST_RECORD // 1024**2} MiB.")
 
     def _skip_plain(self, data: bytes) -> bool:
         """Count what is plain without copying it, if what is held and the first line make whole records."""
@@ -90,14 +96,14 @@ class CsvCheck:
         return True
 
     def _end(self) -> None:
-        self._count(last_chance=self._held.endswith(b"\n"))
+        self._count_all(last_chance=self._held.endswith(b"\n"))
         if self._held:
             self._read(final=True)
             several = b"\n" in self._held
             last = self._records + 1
             self._held += b"\n"
             try:
-                self._count(last_chance=True)
+                self._count_all(last_chance=True)
             except ValueError:
                 if several:
                     raise
@@ -106,8 +112,15 @@ class CsvCheck:
         if not self._records:
             raise ValueError("The file is empty: there is not even a heading.")
 
-    def _count(self, *, last_chance: bool) -> None:
-        """Count the whole records among the held bytes and let go of them."""
+    def _count_all(self, *, last_chance: bool) -> None:
+        """Count until nothing more gets whole; a block that is counted may leave some that can be."""
+        before = -1
+        while len(self._held) != before:
+            before = len(self._held)
+            self._count(last_chance=last_chance)
+
+    def _count(self, *, last_chance: bool = False) -> None:
+        """Count whole records among the held bytes and let go of them; at the last chance, nothing may go on."""
         if not self._width:
             if _NO_HEADING.match(self._held):
                 raise ValueError("The file begins like HTML, XML or JSON, not like a CSV.")
@@ -138,8 +151,6 @@ class CsvCheck:
         self._let_go += size
         # Nothing got whole: look again when twice as much is here, lest a long record be read over and over.
         self._enough = 0 if size else min(2 * len(self._held), LONGEST_RECORD + 1)
-        if len(self._held) > LONGEST_RECORD:
-            raise ValueError(f"Record {self._records + 1} is longer than {LONGEST_RECORD // 1024**2} MiB.")
 
     def _count_alike(self) -> tuple[int, int] | None:
         """Count records if all are of the heading's width, and nothing has to be weighed; None where something has."""
@@ -157,8 +168,8 @@ class CsvCheck:
         if quotes:
             parts = bones.split(b'"')
             bones = b"".join(parts[::2])
-            if b"\n" in b"".join(parts[1::2]) and not _quotes_are_in_place(self._unescaped(held[:end])):
-                return None  # what seems a cell of several lines are two quotes in two bare cells
+            if not _quotes_are_in_place(self._unescaped(held[:end])):
+                return None  # in a bare cell, where one stands for itself and ends or begins nothing
         records = len(bones) // width
         if bones != (b"," * (width - 1) + b"\n") * records:
             return None
@@ -179,7 +190,7 @@ class CsvCheck:
         records = size = at = 0
         while at < len(lines) and records != most:
             taken = 1
-            if lines[at].strip("\r\n"):
+            if lines[at] not in _BLANK:
                 if (found := self._fit(lines, at, last_chance=last_chance, number=self._records + records + 1)) is None:
                     break
                 taken = found
@@ -226,7 +237,7 @@ def _read_record(lines: list[str], at: int, *, escaped: bool) -> tuple[int, int]
         cells = next(csv.reader(following(), escapechar="\\" if escaped else None))
     except csv.Error:  # a cell longer than a record may be
         return 0, 0
-    return len(cells), 0 if ended else taken
+    return max(1, len(cells)), 0 if ended else taken
 
 
 def _quotes_are_in_place(text: bytes) -> bool:

@@ -2,7 +2,8 @@
  * Counts the records at the beginning of a text that are whole and plain: RFC 4180, UTF-8, as many cells as the heading.
  *
  * One pass over bytes that nobody vouches for: nothing is written, and nothing is read beyond text + size. It stops where
- * a record is not whole yet, or is odd: of another width, blank, broken UTF-8, quoted in a way RFC 4180 does not have.
+ * a record is not whole yet, or is odd: of another width, broken UTF-8, quoted in a way RFC 4180 does not have. Blank
+ * lines are none, and odd among records of one cell.
  * What to make of an odd one is for worker/csv_check.py to say, which also does all of this without this file.
  */
 #include <stddef.h>
@@ -81,8 +82,11 @@ static size_t quoted(const uint8_t *text, size_t at, size_t size)
     return 0;
 }
 
-/* Where the last record ends that was counted from `begin` on. `odd`: whether a newline follows, so one may be odd. */
-size_t planrelay_records(const uint8_t *text, size_t begin, size_t size, size_t cells, size_t *records, int *odd)
+/*
+ * The number changes with the signature: an older library than csv_records.py is not called, then.
+ *
+ * Where the last record ends that was counted from `begin` on. `odd`: whether a newline follows, so one may be odd. */
+size_t planrelay_records_1(const uint8_t *text, size_t begin, size_t size, size_t cells, size_t *records, int *odd)
 {
     size_t at = begin, commas = 0;
     *records = 0;
@@ -93,11 +97,11 @@ size_t planrelay_records(const uint8_t *text, size_t begin, size_t size, size_t 
             commas++;
         } else if (byte == '\n') {
             int blank = at == begin || (at == begin + 1 && text[begin] == '\r');
-            if (blank || commas + 1 != cells)
+            if (blank ? cells == 1 : commas + 1 != cells)
                 break;
             begin = after;
             commas = 0;
-            ++*records;
+            *records += !blank;
         } else if (byte >= 0x80) {
             after = at + character(text, at, size);
         } else if (at == begin || text[at - 1] == ',') {

@@ -24,7 +24,7 @@ LIBRARY: Final = Path(__file__).with_name("_csv_records.so")
 def load(library: Path) -> Counting | None:
     """Load what `hatch_build.py` has built; None where there is nothing, or nothing that this machine can load."""
     try:
-        planrelay_records = ctypes.CDLL(str(library)).planrelay_records  # lets go of the interpreter while it runs
+        planrelay_records = ctypes.CDLL(str(library)).planrelay_records_1  # lets go of the interpreter while it runs
     except (OSError, AttributeError):
         return None
     size, pointer = ctypes.c_size_t, ctypes.POINTER

@@ -53,10 +53,12 @@ class Lane:
             await asyncio.wait([self._task])  # not the task itself: a cancellation ends the waiting, not the work
         self._heed()
 
-    async def stop(self) -> None:
-        """Throw away what waits, and wait for what is at work, whatever becomes of it."""
+    async def stop(self, *, patience: float = 0) -> None:
+        """Throw away what waits, and after so many seconds break off what is at work, whatever becomes of it."""
         self._stopped = True
+        self._waiting = []
         if self._task is not None:
+            await asyncio.wait([self._task], timeout=patience)
             self._task.cancel()
             await asyncio.wait([self._task])
             if not self._task.cancelled():

@@ -173,14 +173,46 @@ def test_rows_of_different_width_never_pass(counting: Counting | None, rows: lis
     assert (findings.problem is None) == all(len(row) == 3 for row in rows)
 
 
-@given(st.binary(max_size=60) | st.text(alphabet='a,"\n\r\\é東😀', max_size=60).map(str.encode), st.integers(1, 70))
-@example(b'a,b\n\r"x,y"\n', 70)
-@example(b'a\n5" ,\n6",\n', 70)
-def test_compiled_or_not_the_findings_are_the_same(data: bytes, size: int) -> None:
+CELLS = [
+    "",
+    "a",
+    "é",
+    '"q"',
+    '"x,y"',
+    '"1\n2"',
+    '"say ""hi"""',
+    '5"',
+    '6" pipe',
+    '"\\"',
+    '\\"',
+    '"a\\",b"',
+    "\r",
+    '"',
+    "\\",
+]
+ENDS = ["\n", "\n", "\r\n", "\n\n", ""]
+
+
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=3).map(",".join), max_size=8).flatmap(
+        lambda lines: st.lists(st.sampled_from(ENDS), min_size=len(lines), max_size=len(lines)).map(
+            lambda ends: "".join(map("".join, zip(lines, ends, strict=True))).encode()
+        )
+    ),
+    st.integers(1, 30),
+    st.sampled_from(["a", "a,b"]),
+)
+@example(b'\r"x,y"\n', 30, "a,b")
+@example(b'\\","q,\n"\n', 30, "a,b")
+@example(b'5" pipe,"two, and\nthree"\n', 24, "a,b")
+@example(b'"q,\n"\r\n\\"x\n', 8, "a")
+def test_compiled_or_not_and_however_it_is_cut_the_findings_are_the_same(data: bytes, size: int, heading: str) -> None:
     """Whatever comes, broken or not; of several things that are wrong either may be told."""
-    quick, plain = (check_csv(counting, b"a,b\n" + data, size=size) for counting in (compiled(), None))
-    assert (quick.problem is None) == (plain.problem is None)
-    assert (quick.rows, quick.columns, quick.unended) == (plain.rows, plain.columns, plain.unended)
+    data = f"{heading}\n".encode() + data
+    found = [check_csv(counting, data, size=cut) for counting in (compiled(), None) for cut in (size, 1 << 20)]
+    assert len({each.problem is None for each in found}) == 1
+    assert len({(each.rows, each.columns, each.unended) for each in found}) == 1
 
 
 @given(st.binary(max_size=40), st.integers(1, 4))
@@ -190,7 +222,7 @@ def test_only_whole_characters_are_plain(data: bytes, cells: int) -> None:
     assert data[:end] == b"" or data[:end].endswith(b"\n")
     text = data[:end].decode().replace("\0", "0")
     lines = [line.replace("\r", "") + "\n" for line in text.split("\n")[:-1]]
-    assert [len(record) for record in csv.reader(lines)] == [cells] * records
+    assert [len(record) for record in csv.reader(lines) if record] == [cells] * records
 
 
 def test_a_quoted_cell_of_several_lines_may_lack_only_the_last_newline(counting: Counting | None) -> None:
@@ -204,3 +236,16 @@ def test_without_the_library_there_is_no_counting(tmp_path: Path) -> None:
     (tmp_path / "_csv_records.so").write_bytes(b"no library")
     assert load(tmp_path / "nothing.so") is None
     assert load(tmp_path / "_csv_records.so") is None
+
+
+def test_pieces_of_any_size_do(counting: Counting | None) -> None:
+    """A piece as large as the longest record, with a cell of several lines at its end, is no record without end."""
+    rows = b'41800,"several\nlines, in a cell"\n' * 300_000
+    assert check_csv(counting, b"a,b\n" + rows, size=LONGEST_RECORD) == Findings(rows=300_000, columns=2)
+
+
+@pytest.mark.parametrize("size", [len(b"a,b\n") + 65536 + at for at in range(0, 30, 3)])
+def test_a_quote_in_a_bare_cell_ends_nothing_at_the_edge_of_a_piece(counting: Counting | None, size: int) -> None:
+    """Beside a cell of several lines that the edge cuts."""
+    rows = b'5" pipe,"two, and\nthree"\n' * 10_000
+    assert check_csv(counting, b"a,b\n" + rows, size=size) == Findings(rows=10_000, columns=2)
