@@ -177,7 +177,7 @@ class Host:
         amqp = settings.broker.url is not None and is_amqp_url(settings.broker.url.get_secret_value())
         url, options = broker_url(settings), transport_options(amqp=amqp)
         self.publisher = Publisher(url, systems=systems, options=options)
-        self.answers = Publisher(url, systems=None, options=options, name="planrelay-answers", silences=1)
+        self.answers = Publisher(url, systems=None, options=options, name="planrelay-answers", gives_up=True)
         retry = settings.retry
         policy = RetryPolicy(
             max_attempts=retry.max_attempts,

@@ -7,8 +7,10 @@ once. `publish` returns only when the broker has the message; while the broker i
 confirmed is published again after the reconnect. So a message may be published twice, and never not at all.
 
 What the broker refuses it refuses by closing the channel or the connection, without a word which of the messages under
-way it means. So each of those is published again alone; the one that meets the same alone is it (`PublishFailed`), and
-for a while its destination is tried alone from the beginning. It is one file because all of this is one thread's.
+way it means. So those are set aside: a second publisher, with a connection of its own, publishes one after the other,
+each as soon as the broker has judged the one before (which it does at once, however late it confirms). The one that
+meets the same there is it (`PublishFailed`), and for a while its destination is set aside from the beginning. Nobody
+else waits for any of that. It is one file because both are the same thing, and all of each is one thread's.
 """
 
 from __future__ import annotations
@@ -50,11 +52,8 @@ GATHER: Final = 0.001
 HEADER_FRAME: Final = 20
 """Bytes that a header frame has beside the properties."""
 
-TRIAL: Final = 1.0
-"""Seconds that the confirms of others are waited for before a suspect is tried: they would be published again."""
-
 WARY: Final = 60.0
-"""Seconds for which messages to a destination that was refused are tried alone."""
+"""Seconds for which messages to a destination that was refused are set aside."""
 
 REFUSALS: Final = frozenset({501, 502, 503, 504, 505, 506, 530, 540, 541})
 """Reply codes of a connection that was closed for what was sent on it; the others come with a broker that stops."""
@@ -125,8 +124,10 @@ class _Pending:
     confirmed: asyncio.Future[None]
     sent: float = 0.0
     """When it was last published (monotonic)."""
-    silences: int = 0
-    """How often no confirm came though the broker was there."""
+    first: float = 0.0
+    """When it was first published."""
+    judged: bool = False
+    """Whether the broker has taken it, as far as was asked: what is missing is its confirm."""
     returned: bool = False
 
 
@@ -135,8 +136,9 @@ class Publisher:
     The worker's way to the broker for everything it publishes.
 
     `systems` are those whose queues are declared (with all the rest of the topology) on every connect; None: nothing is
-    declared. `silences`: how often the confirm of one message may stay away for `patience` seconds, while the broker is
-    there, before it is given up as `PublishFailed`; None: it never is.
+    declared. `gives_up`: a message that the broker has certainly taken, and whose queue does not confirm it in
+    `patience` seconds, is given up as `PublishFailed`; never one that waits for the broker itself. `of` is the
+    publisher whose messages this one tries alone.
     """
 
     def __init__(
@@ -146,29 +148,34 @@ class Publisher:
         systems: Sequence[str] | None,
         options: Mapping[str, Any] | None = None,
         name: str = "planrelay",
-        silences: int | None = None,
+        gives_up: bool = False,
         patience: float = CONFIRM_PATIENCE,
+        of: Publisher | None = None,
     ) -> None:
         self._url = url
         self._options = dict(options or {})
         self._systems = None if systems is None else tuple(systems)
         self._name = name
-        self._silences = silences
+        self._gives_up = gives_up
         self._patience = patience
         self._waiting: deque[_Pending] = deque()
-        self._suspects: deque[_Pending] = deque()
-        """What was under way when the broker refused something: each is tried alone."""
+        self._of = of
+        self._aside: Publisher | None = None
+        """Who tries alone what may be refused; from the first time on that anything may."""
+        self.wary: dict[tuple[str, str], float] = {} if of is None else of.wary
+        """Destinations of which a message was refused, and until when they are set aside."""
+        self._last: deque[_Pending] = deque()
+        """What waits here for a wary destination, behind everything else."""
         self._trial: _Pending | None = None
+        """What the broker has not judged yet, where each message is tried alone."""
         self._asked = False
-        """Whether the broker is still to answer that it has judged what was published."""
-        self._judged = True
-        """Whether it has judged all of it: what is under way was not refused, and only waits for its confirm."""
-        self._wary: dict[tuple[str, str], float] = {}
-        """Destinations of which a message was refused, and until when they are tried alone."""
+        """Whether the broker is still to answer that it has judged it."""
         self._open: dict[int, _Pending] = {}
         self._tag = 0
         self._heard = 0.0
         """When the broker last confirmed something."""
+        self._proven = 0.0
+        """When the latest message was published that it confirmed: it has read all that was published before."""
         self._stopping = False
         self._settled: list[tuple[_Pending, Exception | None]] = []
         self._settle_lock = threading.Lock()
@@ -211,12 +218,20 @@ class Publisher:
 
     def pending(self) -> int:
         """Messages that are not confirmed yet."""
-        return len(self._waiting) + len(self._suspects) + len(self._open)
+        own = len(self._waiting) + len(self._last) + len(self._open)
+        return own if self._aside is None else own + self._aside.pending()
 
     def silent(self) -> float:
-        """Give the seconds for which a published message has waited for its confirm; 0 while the broker is away."""
-        sent = min((pending.sent for pending in list(self._open.values())), default=None)
-        return 0.0 if sent is None else time.monotonic() - sent
+        """Give the seconds for which a message has waited for its confirm since it was first published."""
+        now = time.monotonic()
+        own = [*self._open.values(), *self._waiting, *self._last]
+        waited = now - min((pending.first for pending in own if pending.first), default=now)
+        return waited if self._aside is None else max(waited, self._aside.silent())
+
+    def hand(self, pending: _Pending) -> None:
+        """Take over a message from the publisher that this one is set aside for, or the other way round."""
+        self._waiting.append(pending)
+        self._bell.ring()
 
     def stop(self, timeout: float = 5.0) -> None:
         """Publish what is waiting if the broker is there, and end the thread."""
@@ -226,6 +241,8 @@ class Publisher:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 return
+        if self._aside is not None:
+            self._aside.stop(timeout)
         self._bell.close()
 
     # From here on: in the thread.
@@ -257,7 +274,7 @@ class Publisher:
                 failures += 1
                 self.last_error = f"{type(error).__name__}: {error}"
                 code, method = getattr(error, "reply_code", None), getattr(error, "method_sig", None)
-                refused = self.ready.is_set() and (code in REFUSALS or method == _PUBLISH)
+                refused = bool(self._open) and (code in REFUSALS or method == _PUBLISH)
                 log.warning("broker.publisher_lost", reason=self.last_error, pending=self.pending(), failures=failures)
             except Exception as error:  # a library's slip: without this thread everybody would wait for ever
                 failures += 1
@@ -268,6 +285,8 @@ class Publisher:
                 with contextlib.suppress(Exception):
                     connection.collect(socket_timeout=1)
             self._take_back(refused=self.last_error if refused else None)
+            if refused:
+                failures = 0  # it is told, or set aside
             if failures:
                 self._pause(min(5.0, 0.1 * 2 ** min(failures, 6)))
 
@@ -284,30 +303,49 @@ class Publisher:
             topology.declare(connection, self._systems)
 
     def _take_back(self, *, refused: str | None = None) -> None:
-        """What was not confirmed goes first in line again; where one of them was `refused`, each alone."""
+        """What was not confirmed goes first in line again; where one of them was `refused`, it is told or sought."""
         taken = [self._open[tag] for tag in sorted(self._open)]
-        self._open.clear()
         trial, self._trial = self._trial, None
-        if refused is not None and (trial is not None or len(taken) == 1):
-            culprit = trial or taken[0]
-            taken.remove(culprit)
-            self._refuse(culprit, f"The broker refuses it: {refused}")
-            refused = None
-        for pending in reversed(taken):
+        if refused is not None:
+            culprit = trial if self._of is not None else taken[0] if len(taken) == 1 else None
+            if culprit is not None:
+                taken.remove(culprit)
+                self._refuse(culprit, f"The broker refuses it: {refused}")
+        again = []
+        for pending in taken:
             pending.returned = False
-            if self._silences is not None and pending.silences > self._silences:
-                self._refuse(pending, f"The broker has not confirmed it in {pending.silences} x {self._patience:g} s.")
-            elif refused is not None or pending is trial:
-                self._suspects.appendleft(pending)
+            if self._of is not None and pending.judged:
+                self._of.hand(pending)  # an innocent one, that needs no second trial
+            elif self._of is None and refused is not None:
+                self._set_aside(pending)
             else:
-                self._waiting.appendleft(pending)
+                again.append(pending)
+        self._waiting.extendleft(reversed(again))
+        self._open.clear()
         self._tell()
+
+    def _set_aside(self, pending: _Pending) -> None:
+        if self._aside is None:
+            self._aside = Publisher(
+                self._url,
+                systems=None,
+                options=self._options,
+                name=f"{self._name}-aside",
+                gives_up=self._gives_up,
+                patience=self._patience,
+                of=self,
+            )
+            if self._loop is not None:
+                self._aside.start(self._loop)
+        self._aside.hand(pending)
 
     def _refuse(self, pending: _Pending, reason: str) -> None:
         now = time.monotonic()
         out = pending.message
-        self._wary = {where: until for where, until in self._wary.items() if until > now}
-        self._wary[out.exchange, out.routing_key] = now + WARY
+        for where, until in list(self.wary.items()):
+            if until <= now:
+                self.wary.pop(where, None)
+        self.wary[out.exchange, out.routing_key] = now + WARY
         log.warning("broker.refused", exchange=out.exchange, routing_key=out.routing_key, reason=reason)
         self._settle(pending, PublishFailed(reason))
 
@@ -354,8 +392,8 @@ class Publisher:
         channel._callbacks[spec.Channel.Close] = closed  # noqa: SLF001 - it has no public way
         channel._callbacks[spec.Basic.QosOk] = self._on_judged  # noqa: SLF001 - as above
         self._tag = 0
-        self._asked, self._judged = False, True
-        self._heard = time.monotonic()
+        self._asked = False
+        self._heard, self._proven = time.monotonic(), 0.0
         return channel
 
     def _await(self, connection: Connection, raw: Any) -> None:
@@ -371,52 +409,47 @@ class Publisher:
                     connection.drain_events(timeout=0.0001)
 
     def _look_for_silence(self, now: float) -> None:
-        """Take the connection for dead where no confirm comes at all; where others do, a message may be given up."""
+        """Take the connection for dead where no confirm comes at all; what the broker has taken may be given up."""
         oldest = next(iter(self._open.values()), None)
         if oldest is None or now - oldest.sent <= self._patience:
             return
         silent = {tag: each for tag, each in self._open.items() if now - each.sent > self._patience}
-        if now - self._heard > self._patience:
-            for pending in silent.values():
-                pending.silences += 1
+        if self._gives_up:
+            for tag, pending in list(silent.items()):
+                if pending.judged or self._proven - pending.sent > self._patience:
+                    del self._open[tag], silent[tag]
+                    reason = f"The broker has taken it, and does not confirm it in {self._patience:g} s."
+                    log.warning("broker.unconfirmed", routing_key=pending.message.routing_key, reason=reason)
+                    self._settle(pending, PublishFailed(reason))
+        if silent and now - self._heard > self._patience:
+            if self._gives_up and self._of is None:
+                for tag, pending in silent.items():  # there the broker is asked whether it has taken them
+                    del self._open[tag]
+                    self._set_aside(pending)
             message = f"no confirm for {self._patience:.0f} s"
             raise OperationalError(message)
-        if self._silences is not None:
-            for tag, pending in silent.items():
-                del self._open[tag]
-                self._refuse(pending, f"The broker confirms others, and not this one in {self._patience:g} s.")
 
     def _publish_next(self, channel: Any) -> None:
-        """Publish what there is, as many as may be under way; a suspect, or one to a suspect destination, alone."""
-        while len(self._open) < WINDOW and not self._asked:
-            if not self._suspects and self._waiting and self._wary_of(self._waiting[0].message):
-                self._suspects.append(self._waiting.popleft())
-            if self._suspects:
-                if not self._judged:
-                    self._ask(channel)
-                    return
-                latest = next(reversed(self._open.values()), None)
-                if latest is not None and time.monotonic() - latest.sent < TRIAL:
-                    return
-                self._trial = self._suspects.popleft()
-                self._publish(channel, self._trial)
-                self._ask(channel)
-            elif self._waiting:
-                self._publish(channel, self._waiting.popleft())
-            else:
-                return
+        """Publish what there is, as many as may be under way; where each is tried alone, one at a time."""
+        while len(self._open) < WINDOW and not self._asked and (pending := self._next()) is not None:
+            self._publish(channel, pending)
 
-    def _ask(self, channel: Any) -> None:
-        """Send what the broker answers at once: it has judged by then all that was published before."""
-        self._asked = True
-        channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
+    def _next(self) -> _Pending | None:
+        while self._waiting:
+            pending = self._waiting.popleft()
+            message = pending.message
+            if self.wary.get((message.exchange, message.routing_key), 0.0) <= time.monotonic():
+                return pending
+            if self._of is None:
+                self._set_aside(pending)
+            else:
+                self._last.append(pending)
+        return self._last.popleft() if self._last else None
 
     def _on_judged(self) -> None:
-        self._asked, self._judged, self._trial = False, True, None
-
-    def _wary_of(self, message: Outgoing) -> bool:
-        until = self._wary.get((message.exchange, message.routing_key)) if self._wary else None
-        return until is not None and time.monotonic() < until
+        if self._trial is not None:
+            self._trial.judged = True
+        self._asked, self._trial = False, None
 
     def _publish(self, channel: Any, pending: _Pending) -> None:
         message = pending.message
@@ -443,12 +476,17 @@ class Publisher:
             self._settle(pending, PublishFailed(f"The message can't be encoded for AMQP: {error}"))
             return
         self._tag += 1
-        self._judged = False
         pending.sent = time.monotonic()
+        pending.first = pending.first or pending.sent
+        pending.judged = False
         self._open[self._tag] = pending
+        if self._of is not None:
+            self._trial, self._asked = pending, True
         channel.basic_publish(
             prepared, exchange=message.exchange, routing_key=message.routing_key, mandatory=message.mandatory
         )
+        if self._asked:  # the broker answers this at once: it has judged by then all that was published before
+            channel.send_method(spec.Basic.Qos, "lBb", (0, 0, False))
 
     def _confirm(self, tag: int, multiple: bool, error: Callable[[_Pending], Exception | None]) -> None:  # noqa: FBT001 - as AMQP gives it
         self._heard = time.monotonic()
@@ -456,6 +494,7 @@ class Publisher:
         for each in tags:
             pending = self._open.pop(each, None)
             if pending is not None:
+                self._proven = max(self._proven, pending.sent)
                 self._settle(pending, error(pending))
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - as AMQP gives it

@@ -237,9 +237,8 @@ class Turning:
                 self.hear_stop(error)
 
     def _beat(self, due: float) -> None:
-        now = (
-            monotonic()
-        )  # uvloop's own time stands still for the whole of a turn, whatever was called in it before this
+        # uvloop's own time stands still for the whole of a turn, whatever was called in it before this.
+        now = monotonic()
         self._watchdog.beat()
         self.lag = timedelta(seconds=max(0.0, now - due))
         for tell in self.on_lag:

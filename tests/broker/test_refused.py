@@ -161,7 +161,7 @@ class Deaf:
 def test_a_destination_that_confirms_nothing_is_given_up_where_that_is_wanted(amqp_url: str, queue: str) -> None:
     """Others are confirmed, this one is not (a queue without its majority): in the end it is told."""
     with Deaf(amqp_url) as deaf:
-        publisher = Publisher(deaf.url, systems=None, silences=1, patience=1.0)
+        publisher = Publisher(deaf.url, systems=None, gives_up=True, patience=1.0)
 
         async def publish() -> None:
             async with asyncio.timeout(60):
