@@ -170,7 +170,8 @@ if count > 0 then
   end
   excuses = math.max(excuses, others)  -- deaths are forgotten sooner than lost runs
   blame = math.max(count - 2 * excuses, math.floor(count / 3), 0)
-  if blame >= most then doubt = doubt or now left = math.max(doubt + trial - now, 0) else doubt = nil end
+  doubt = blame >= most and math.min(doubt or now, now) or nil  -- in the future where the clock was set back
+  left = doubt and math.max(doubt + trial - now, 0) or 0
 end
 local begun = 1
 if blame >= suspect then begun = 2 elseif waits then begun = 0 end

@@ -172,6 +172,17 @@ async def test_before_it_is_given_up_it_is_kept_aside(fleet: Fleet) -> None:
     assert (first.lost, second.lost) == (LOST_RUNS, LOST_RUNS)
 
 
+async def test_a_clock_that_was_set_back_keeps_it_aside_no_longer(fleet: Fleet) -> None:
+    """An hour back: it is kept aside from now on, and not an hour more."""
+    for _ in range(LOST_RUNS):
+        await fleet.dies_with_it()
+    await fleet.claims(worker := fleet.worker())
+    await fleet.parks_of(worker, "held")
+    await fleet.store.redis.hincrby(f"planrelay:command:{KEY.digest}", "doubt", 3_600_000)
+
+    assert (await fleet.claims(fleet.worker())).trial == TRIAL + LEASE
+
+
 async def test_what_spoke_for_it_outlasts_the_memory_of_the_dead(fleet: Fleet) -> None:
     """An hour later the deaths are forgotten, and the lost runs are not: they count no more than they did."""
     for _ in range(LOST_RUNS):
