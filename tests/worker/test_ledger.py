@@ -2,24 +2,17 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
-from tests.worker.valkey import Valkey, valkey_server
+from tests.worker.valkey import Valkey
 from worker.ledger import ALIVE, LOST_RUNS, SUSPECT, TRIAL, Claim, Key, Ledger
 from worker.store import Store
 
 LEASE = timedelta(milliseconds=20)
 KEY = Key(digest="k", data="d", id="1", source="/test", type="planpoint.unit.read", connection="tower")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    """Give a server of this file's own."""
-    with valkey_server() as running:
-        yield running
 
 
 class Fleet:

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.worker.test_throttle import in_virtual_time
-from tests.worker.valkey import Valkey, valkey_server
+from tests.worker.valkey import Valkey
 from worker.delivery import Delivery, Journey
 from worker.ledger import Claim, Key, Ledger, StoreAway
 from worker.message import Command
@@ -17,13 +17,6 @@ from worker.store import Store
 
 WAIT = timedelta(seconds=5)
 LEASE = timedelta(milliseconds=20)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    """Give a server of this file's own."""
-    with valkey_server() as running:
-        yield running
 
 
 @pytest.fixture

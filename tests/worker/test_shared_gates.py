@@ -23,13 +23,6 @@ from worker.throttle import Throttle
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    """Give a Valkey of this file's own."""
-    with valkey_server() as valkey:
-        yield valkey
-
-
 @pytest.fixture
 async def valkey(server: Valkey) -> Valkey:
     """Give it empty."""

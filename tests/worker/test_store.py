@@ -1,21 +1,11 @@
 """The way to the state store: calls travel together, few pipelines at once, and nobody is left waiting."""
 
 import asyncio
-from collections.abc import Iterator
 
-import pytest
-
-from tests.worker.valkey import Valkey, valkey_server
+from tests.worker.valkey import Valkey
 from worker.store import SIDE_BY_SIDE, Script, Store, StoreAway, connect
 
 ECHO = Script.of("return ARGV[1]")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    """Give a server of this file's own."""
-    with valkey_server() as running:
-        yield running
 
 
 async def test_however_many_calls_are_made_few_connections_are_opened(server: Valkey) -> None:

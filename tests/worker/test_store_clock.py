@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
-from tests.worker.valkey import Valkey, valkey_server
+from tests.worker.valkey import Valkey
 from worker.gate import Gate, Phase
 from worker.grants import Ask, Hold, Limits
 from worker.ledger import Claim, Elsewhere, Key, Ledger
@@ -18,13 +18,6 @@ from worker.store import Store
 LEASE = timedelta(milliseconds=50)
 HOUR = timedelta(hours=1)
 KEY = Key(digest="k", data="d", id="1", source="/test", type="planpoint.unit.read", connection="tower")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    """Give a server of this file's own."""
-    with valkey_server() as running:
-        yield running
 
 
 @pytest.fixture
