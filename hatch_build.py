@@ -27,7 +27,7 @@ class CsvRecords(BuildHookInterface[Any]):
         if shutil.which(compiler[0]) is None:
             self.app.display_warning("No C compiler (cc): large CSV files will be checked in Python, which is slower.")
             return
-        flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC"]
+        flags = ["-std=c99", "-O3", "-Wall", "-Wextra", "-shared", "-fPIC"]
         made = subprocess.run([*compiler, *flags, "-o", library, folder / "csv_records.c"], check=False)  # noqa: S603
         if made.returncode:
             self.app.display_warning(

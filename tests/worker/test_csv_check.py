@@ -190,6 +190,7 @@ CELLS = [
     '"',
     "\\",
 ]
+PLAIN = ["", "1", "é", "東京", "a longer one, " * 7, "x" * 64, 'say "hi"', '"', '""', "1\n2", "\r\n"]
 ENDS = ["\n", "\n", "\r\n", "\n\n", ""]
 
 
@@ -200,22 +201,44 @@ ENDS = ["\n", "\n", "\r\n", "\n\n", ""]
             lambda ends: "".join(map("".join, zip(lines, ends, strict=True))).encode()
         )
     ),
-    st.integers(1, 30),
+    st.integers(1, 200),
     st.sampled_from(["a", "a,b"]),
+    st.integers(0, 70),
+    st.integers(0, 3),
 )
-@example(b'\r"x,y"\n', 30, "a,b")
-@example(b'\\","q,\n"\n', 30, "a,b")
-@example(b'5" pipe,"two, and\nthree"\n', 24, "a,b")
-@example(b'"q,\n"\r\n\\"x\n', 8, "a")
-def test_compiled_or_not_and_however_it_is_cut_the_findings_are_the_same(data: bytes, size: int, heading: str) -> None:
-    """Whatever comes, broken or not; of several things that are wrong either may be told."""
-    data = f"{heading}\n".encode() + data
+@example(b'\r"x,y"\n', 30, "a,b", 0, 0)
+@example(b'\\","q,\n"\n', 30, "a,b", 0, 0)
+@example(b'5" pipe,"two, and\nthree"\n', 24, "a,b", 0, 0)
+@example(b'"q,\n"\r\n\\"x\n', 8, "a", 0, 0)
+def test_compiled_or_not_and_however_it_is_cut_the_findings_are_the_same(
+    data: bytes, size: int, heading: str, before: int, after: int
+) -> None:
+    """
+    Whatever comes, broken or not; of several things that are wrong either may be told.
+
+    What stands before and after moves it to where the C code begins to look at 64 bytes, or ends.
+    """
+    plain = ",".join("é1" for _ in heading.split(",")) + "\n"
+    longer = f'"{"x" * before}"{plain[2:]}'.encode()
+    data = f"{heading}\n".encode() + longer + data + 100 * after * plain.encode()
     found = [check_csv(counting, data, size=cut) for counting in (compiled(), None) for cut in (size, 1 << 20)]
     assert len({each.problem is None for each in found}) == 1
     assert len({(each.rows, each.columns, each.unended) for each in found}) == 1
 
 
-@given(st.binary(max_size=40), st.integers(1, 4))
+@pytest.mark.parametrize("cell", PLAIN)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("width", [2, 3])
+def test_what_is_plain_is_counted_to_its_end(cell: str, ending: str, width: int) -> None:
+    """Nothing of it is left to the slower ways, wherever it stands among 64 bytes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=ending).writerows([[str(10**at), *[cell] * (width - 1)] for at in range(300)])
+    data = text.getvalue().encode()
+    assert compiled()(data, 0, width) == (300, len(data), False)
+    assert compiled()(b"x" * 7 + data, 7, width) == (300, 7 + len(data), False)
+
+
+@given(st.binary(max_size=40) | st.binary(min_size=20, max_size=60).map(lambda some: some * 6), st.integers(1, 4))
 def test_only_whole_characters_are_plain(data: bytes, cells: int) -> None:
     """What was counted is UTF-8, ends with a newline, and is what the csv module reads."""
     records, end, _ = compiled()(data, 0, cells)
