@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from worker.errors import ContractBroken, Invalid, NotSent, RelayError, Unanswered
+from worker.receiving import BLOCK, Receiver
 from worker.rest import Encoded, Headers, Response
 from worker.retry_after import retry_after_of
 from worker.unpacking import CODINGS, Unpacking
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
 
     from worker.rest import Query, Request
 
@@ -95,10 +97,14 @@ def fate_of(kind: type[BaseException]) -> type[RelayError] | None:
 class Download:
     """An answer whose body is read as it comes."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, response: Response, where: str) -> None:
+    def __init__(
+        self, answer: aiohttp.ClientResponse, response: Response, where: str, *, gap: float, deadline: float | None
+    ) -> None:
         self._answer = answer
         self._response = response
         self._where = where
+        self._gap = gap
+        self._deadline = deadline
 
     @property
     def status(self) -> int:
@@ -124,7 +130,7 @@ class Download:
         """
         unpacking, empty = self._unpacking(), True
         try:
-            async for chunk in self._answer.content.iter_any():
+            async for chunk in self._pieces():
                 empty = False
                 if unpacking is None:
                     yield chunk
@@ -137,6 +143,29 @@ class Download:
             raise Unanswered(f"{self._where} was sent, and its answer can't be unpacked: {error}.") from None
         if unpacking is not None and not unpacking.ended and not empty:
             raise Unanswered(f"{self._where} was sent, and what came back packed is cut short.")
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """Give the body as it is on the wire: the rest of a large one straight from its connection."""
+        content, left = self._answer.content, self._answer.content_length or 0
+        async for chunk in content.iter_any():
+            left -= len(chunk)
+            yield chunk
+            if left > BLOCK and self._answer.connection is not None:
+                break
+        else:
+            return
+        here = []
+        while chunk := content.read_nowait():  # with nothing awaited until the receiver has the connection
+            here.append(chunk)
+        receiver = _receiver(self._answer.connection, left - sum(map(len, here)))
+        for chunk in here:
+            yield chunk
+        if receiver is None:
+            async for chunk in content.iter_any():  # which knows why there is no connection any more
+                yield chunk
+        else:
+            async for block in receiver.blocks(gap=self._gap, deadline=self._deadline):
+                yield block
 
     async def response(self) -> Response:
         """Give the answer whole where it is not a success, its body cut to what a message needs."""
@@ -221,6 +250,7 @@ class Transport:
         """
         gap = self._patience(request, patience)
         total = None if whole is None else whole.total_seconds()
+        deadline = None if total is None else asyncio.get_running_loop().time() + total
         connect = min(self._connect_timeout, gap if total is None else total * _SURELY_IN_CONNECT)
         limits = aiohttp.ClientTimeout(total=total, connect=connect, sock_read=gap)
         where = f"{request.method} {url}"
@@ -230,7 +260,7 @@ class Transport:
                 answer = await stack.enter_async_context(opening)
             except (aiohttp.ClientError, OSError) as error:
                 raise translated(error, where) from error
-            yield Download(answer, self._head(answer), where)
+            yield Download(answer, self._head(answer), where, gap=gap, deadline=deadline)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -343,6 +373,15 @@ def _detail(error: Exception) -> str:
     """Give aiohttp's words without what it wraps them in: a status that nobody sent, and the URL with its query."""
     said = getattr(error, "message", None) or getattr(error.__cause__, "message", None) or error
     return " ".join(str(said).split()) or type(error).__name__
+
+
+def _receiver(connection: Connection | None, size: int) -> Receiver | None:
+    """Take an answer's connection from aiohttp, which goes on to believe that there is more to come, and closes it."""
+    if size <= 0 or connection is None or connection.transport is None or connection.protocol is None:
+        return None
+    connection.protocol.read_timeout = None
+    connection.protocol.start_timeout()  # which now means: stop it
+    return Receiver(connection.transport, size=size)
 
 
 async def _read(answer: aiohttp.ClientResponse, chunks: list[bytes], limit: int) -> bool:

@@ -16,7 +16,8 @@ from tests.worker.raw_server import Conversation, RawServer, raw_server
 from worker.auth import Basic, Flow
 from worker.command import System
 from worker.gateway import Gateway, Wire
-from worker.rest import Endpoint
+from worker.rest import Endpoint, Request
+from worker.transport import Transport
 
 READ = Endpoint(name="thing.read", method="GET", path="/things/{id}", evidence="seed", source="-", replayable=True)
 MAKE = Endpoint(name="thing.create", method="POST", path="/things", evidence="seed", source="-", replayable=False)
@@ -29,6 +30,26 @@ LOCK = Endpoint(
     replayable=True,
     busy=frozenset({409, 423, 503}),
 )
+
+NOW = datetime(2026, 5, 20, 8, 0, tzinfo=UTC)
+
+
+def a_request(method: str = "GET", **parts: Any) -> Request:
+    """Make a request of no special endpoint."""
+    endpoint = Endpoint(name="thing", method=method, path="/thing", evidence="seed", source="-", replayable=False)
+    return endpoint.request(**parts)
+
+
+def a_transport(**changes: Any) -> Transport:
+    """Make a transport with short timeouts."""
+    settings: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=2),
+        "request_timeout": timedelta(seconds=5),
+        "max_response": 1_000_000,
+        "now": lambda: NOW,
+    }
+    return Transport(**{**settings, **changes})
+
 
 Answer = tuple[str, bytes, list[str]]
 
