@@ -101,6 +101,7 @@ password = "sandbox-password"
     def planrelay(self, asset: str) -> tuple[float, int]:
         """Download by a command; gives seconds and bytes."""
         path = self.home / "out" / "relay.csv"
+        os.sync()  # what the one before has left to be done on the disk is not this one's
         began = time.perf_counter()
         event = self.client.call(
             "barometerit.report.download",
@@ -117,6 +118,7 @@ password = "sandbox-password"
     def curl(self, asset: str) -> tuple[float, int]:
         """Download by curl; gives seconds and bytes."""
         path = self.home / "out" / "curl.csv"
+        os.sync()
         began = time.perf_counter()
         subprocess.run(
             ["curl", "-s", "-S", "--fail", "-u", LOGIN, "-H", "Accept: */*", "-o", path, self.address(asset)],

@@ -43,9 +43,13 @@ from worker.storage import Stores, Upload, storage_errors
 from worker.unfinished import Unfinished
 
 BLOCK: Final = 1024 * 1024
-"""Bytes that are handed to the threads together; a writer holds at most six such blocks."""
+"""Bytes that are handed to the threads together; a writer holds about ten such blocks at most."""
+
+FLUSH: Final = 16 * 1024 * 1024
+"""Bytes of a local file that are made to last beside the writing, so that little of it is left to do at its end."""
 
 _THREADS: Final = 8
+_FLUSHING: Final = 2  # threads that may wait for a disk
 _WRITE_PATIENCE: Final = 5.0  # seconds; a request cut short may leave an upload that nobody knows of
 _T = TypeVar("_T")
 
@@ -75,6 +79,7 @@ class Artifacts:
     def __init__(self, allowed: Sequence[str], *, cwd: Path) -> None:
         self._allowed = Allowed(allowed, cwd=cwd)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="artifacts")
+        self._flushing = ThreadPoolExecutor(_FLUSHING, thread_name_prefix="artifacts-flush")
         self._stores = Stores()
 
     def check(self, destination: str, *, field: str = "destination") -> Destination:
@@ -151,6 +156,10 @@ class Artifacts:
     async def in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         """Do blocking work in one of the artifacts' threads; a cancellation waits until it is done."""
         return await _uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work, *args))
+
+    async def flush(self, file: Unfinished) -> None:
+        """Make what is written of a file last, by a thread that nobody else waits for."""
+        await _uninterrupted(asyncio.get_running_loop().run_in_executor(self._flushing, file.flush))
 
 
 class Writer:
@@ -325,6 +334,8 @@ class _File:
         self._destination = destination
         self._resume_key = resume_key
         self._file: Unfinished | None = None
+        self._flush: asyncio.Task[None] | None = None
+        self._flushed = 0  # bytes that were there when the last flush began
 
     @property
     def _open(self) -> Unfinished:
@@ -341,6 +352,8 @@ class _File:
         return Partial(file.size, file.validator) if file.validator is not None and file.size else None
 
     async def restart(self, validator: str | None) -> None:
+        await self._quiet()
+        self._flush, self._flushed = None, 0
         await self._artifacts.in_thread(self._open.restart, validator)
 
     async def there(self, size: int) -> AsyncGenerator[bytes, None]:
@@ -351,11 +364,29 @@ class _File:
 
     async def write(self, block: Block) -> None:
         await self._artifacts.in_thread(self._open.write, block)
+        if self._open.size - self._flushed >= FLUSH and (self._flush is None or self._flush.done()):
+            self._heed()
+            self._flushed = self._open.size
+            self._flush = asyncio.create_task(self._artifacts.flush(self._open))
 
     async def publish(self) -> None:
+        await self._quiet()
+        self._heed()
         await self._artifacts.in_thread(self._open.publish)
 
+    async def _quiet(self) -> None:
+        """Wait until no flush is at work, however it ends."""
+        if self._flush is not None:
+            await asyncio.wait([self._flush])
+            self._flush.exception()  # seen, though perhaps nobody asks for it
+
+    def _heed(self) -> None:
+        """Raise what the last flush has raised: the kernel tells of bytes that it could not write only once."""
+        if self._flush is not None:
+            self._flush.result()
+
     async def close(self, *, keep: bool) -> None:
+        await self._quiet()  # its descriptor may be another file's tomorrow
         if self._file is not None:
             file, self._file = self._file, None
             await self._artifacts.in_thread(lambda: file.close(keep=keep))

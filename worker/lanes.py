@@ -14,7 +14,7 @@ from typing import Final
 Block = Sequence[bytes]
 """Pieces that follow each other."""
 
-DEPTH: Final = 2
+DEPTH: Final = 4
 """Blocks that may wait for a lane while it is at work on as many."""
 
 

@@ -23,7 +23,6 @@ from worker.errors import BadCommand
 from worker.lanes import Block
 
 READ_SIZE: Final = 4 * 1024 * 1024
-WRITE_BACK: Final = 8 * 1024 * 1024  # bytes that wait in memory before the kernel is told to write them to the disk
 ABANDONED: Final = 7 * 24 * 3600  # seconds after which nobody comes back for a file: the ledger forgets after a week
 _PIECES: Final = 512  # that are written by one call; POSIX promises 16, Linux and macOS take 1,024
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -42,8 +41,6 @@ class Unfinished:
     def __init__(self, destination: Destination, *, resume_key: str | None = None) -> None:
         self.destination = destination
         self.size = 0
-        self._on_its_way = 0
-        """Bytes that the kernel was told to write to the disk."""
         self.validator: str | None = None
         self.published = False
         self._stem = f"{RESERVED}{_digest(destination.name)}-"
@@ -77,7 +74,7 @@ class Unfinished:
             os.unlink(self._name + _NOTE, dir_fd=self._directory)
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self.size, self._on_its_way, self.validator = 0, 0, None
+        self.size, self.validator = 0, None
         if validator is not None and self._resumable and _BOOT_ID.exists():
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             note = os.open(self._name + _NOTE, flags, 0o600, dir_fd=self._directory)
@@ -98,15 +95,16 @@ class Unfinished:
                     written -= len(left.pop(0))
                 if written:
                     left[0] = left[0][written:]
-        if self.size - self._on_its_way >= WRITE_BACK:
-            self._write_back()
 
-    def _write_back(self) -> None:
-        """Have the disk begin, so that little is left to wait for when the file is made to last."""
-        start, self._on_its_way = self._on_its_way, self.size
-        if hasattr(os, "posix_fadvise"):
+    def flush(self) -> None:
+        """Make what is written by now last, and free the memory that has held it; may be called beside `write`."""
+        written = self.size
+        os.fsync(self._fd)
+        if hasattr(
+            os, "posix_fadvise"
+        ):  # nobody reads it soon, and memory that was just freed is the cheapest there is
             with suppress(OSError):  # a file system that takes no advice
-                os.posix_fadvise(self._fd, start, self.size - start, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(self._fd, 0, written, os.POSIX_FADV_DONTNEED)
 
     def publish(self) -> None:
         """
@@ -114,7 +112,7 @@ class Unfinished:
 
         Raises `BadCommand` where the directory is no longer the one that was opened: a symlink was swapped in.
         """
-        os.fsync(self._fd)
+        self.flush()
         now = open_directory(self.destination, create=False)
         try:
             same = os.path.samestat(os.fstat(now), os.fstat(self._directory)) and self._is_at(self._name)

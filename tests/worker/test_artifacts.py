@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from worker.artifacts import BLOCK, Artifacts, Partial, Published, Writer
+from worker.artifacts import BLOCK, FLUSH, Artifacts, Partial, Published, Writer
 from worker.csv_check import CsvCheck
 from worker.errors import (
     BadCommand,
@@ -399,6 +400,51 @@ def run_python(script: str, *args: str) -> str:
     return subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True).stdout
 
 
+async def test_what_did_not_reach_the_disk_is_told_though_only_once(
+    artifacts: Artifacts, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once: to a flush in the middle, and no more when the file is to be made to last."""
+    real = os.fsync
+    told: list[int] = []
+
+    def fsync(fd: int) -> None:
+        real(fd)
+        if not told:
+            told.append(fd)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageFailed):
+        await write(artifacts, *[b"a,b\n" * (BLOCK // 4)] * (2 * FLUSH // BLOCK))
+    assert told
+    assert names(place) == []
+
+
+async def test_a_slow_disk_holds_up_the_end_and_not_the_writing(
+    artifacts: Artifacts, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one flush is at work, writing goes on; the file is not let go of before it has ended."""
+    real, may_end, at_work = os.fsync, threading.Event(), threading.Event()
+
+    def fsync(fd: int) -> None:
+        at_work.set()
+        assert may_end.wait(10)
+        real(fd)  # the descriptor is still this file's
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with artifacts.writer("artifacts/a.bin") as writer:
+        for _ in range(4 * FLUSH // BLOCK):
+            await writer.write(bytes(BLOCK))
+        await writer.finish()
+        assert at_work.wait(10)
+        assert [(place / name).stat().st_size for name in names(place)] == [4 * FLUSH]
+        leaving = asyncio.create_task(writer.restart())
+        await asyncio.sleep(0.1)
+        assert not leaving.done()
+        may_end.set()
+        await leaving
+
+
 KILLED = """
     import asyncio, os, signal, sys
     from pathlib import Path
@@ -407,7 +453,7 @@ KILLED = """
     async def main():
         async with Artifacts(["artifacts/"], cwd=Path(sys.argv[1])).writer("artifacts/a.csv", resume_key=%r) as writer:
             await writer.restart(%r)
-            for _ in range(8):
+            for _ in range(24):
                 await writer.write(b"a,b\\n" * (1 << 18))
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -416,7 +462,7 @@ KILLED = """
 
 
 def kill_a_writer(tmp_path: Path, resume_key: str | None, validator: str | None) -> None:
-    """Let a process write 8 MiB and die."""
+    """Let a process write 24 MiB, more than waits in memory, and die."""
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run_python(KILLED % (resume_key, validator), str(tmp_path))
     assert caught.value.returncode == -signal.SIGKILL
@@ -458,11 +504,11 @@ async def test_a_killed_writer_can_be_continued(artifacts: Artifacts, place: Pat
     async with artifacts.writer("artifacts/a.csv", resume_key="key", check=CsvCheck) as writer:
         assert writer.partial is not None
         assert writer.partial.validator == ETAG
-        assert BLOCK < writer.partial.offset <= 8 * BLOCK
-        rest = b"a,b\n" * ((9 * BLOCK - writer.partial.offset) // 4)
+        assert BLOCK < writer.partial.offset <= 24 * BLOCK
+        rest = b"a,b\n" * ((25 * BLOCK - writer.partial.offset) // 4)
         await writer.write(rest)
         published = await writer.publish()
-    whole = b"a,b\n" * (9 * BLOCK // 4)
+    whole = b"a,b\n" * (25 * BLOCK // 4)
     assert (place / "a.csv").read_bytes() == whole
     assert published.sha256 == hashlib.sha256(whole).hexdigest()
     assert (published.bytes, published.rows) == (len(whole), len(whole) // 4 - 1)
