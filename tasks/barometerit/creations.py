@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.barometerit.pages import Pages
-from tasks.barometerit.writes import shows
-from worker.errors import ContractBroken, NotFound
-from worker.natural_key import Candidates, make_once
+from tasks.barometerit.writes import shows, tells
+from worker.errors import Conflict, ContractBroken, NotFound
+from worker.natural_key import Candidates, make_once, natural_key
 
 if TYPE_CHECKING:
     from tasks.barometerit.client import Barometerit, Object, Written
@@ -42,8 +42,10 @@ async def make(
     Give the object that `send` makes, with `how` (see `worker.natural_key`), `saved` and `proposed`.
 
     What was found or adopted comes as it was listed; of what was created there may be no more than `bn`. A create that
-    waits as a proposal has the proposal's BN in `proposed`, and no `bn`.
+    waits as a proposal has the proposal's BN in `proposed`, and no `bn`. Raises `Conflict` where an object is listed of
+    which nobody can tell whether `match_on` fits it.
     """
+    key = {} if match_on is None else natural_key(dict(wanted), match_on, default)
 
     async def sent() -> Object:
         written = await send()
@@ -57,6 +59,8 @@ async def make(
 
     async def candidates() -> Candidates:
         found = await look()
+        for row in found.rows:
+            _refuse_untold(row, key)
         return Candidates([{**row, "id": row.get("bn")} for row in found.rows], found.complete)
 
     made = await make_once(
@@ -72,6 +76,16 @@ async def make(
     del made["id"]
     saved = [made["bn"]] if made["how"] != "adopted" and "bn" in made else []
     return {"saved": saved, "proposed": [], **made}
+
+
+def _refuse_untold(row: Object, key: Mapping[str, Any]) -> None:
+    """Raise `Conflict` where nobody can tell whether a listed object fits: to make another would be a guess."""
+    untold = [name for name, value in key.items() if not tells(row.get(name), value)]
+    if untold and all(name in untold or shows(row.get(name), value) for name, value in key.items()):
+        raise Conflict(
+            f"Whether {row.get('bn')} is what match_on looks for can't be told: {', '.join(untold)} is listed as "
+            f"{row[untold[0]]!r}. Give its value by one of these names."
+        )
 
 
 def made_lately(run: Run, barometerit: Barometerit, type: str) -> Look:

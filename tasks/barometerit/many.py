@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.barometerit.writes import proposals_of, unlike
-from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound
+from tasks.barometerit.writes import UNREADABLE, proposals_of, unlike
+from worker.errors import Conflict, Forbidden, Invalid, NotFound
 from worker.many import Many
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class UpdateMany:
         except NotFound:
             done.outcomes[bn] = "missing"
             return
-        except (Forbidden, Invalid, ContractBroken) as error:
+        except UNREADABLE as error:
             done.outcomes[bn] = "unconfirmed"
             done.reasons[bn] = f"Accepted, and could not be read back ({error.message})"
             return

@@ -18,7 +18,6 @@ from tasks.barometerit.many import UpdateMany
 from worker.command import Operation, Result
 from worker.command import command as declared
 from worker.data import match_on, with_warnings
-from worker.errors import ContractBroken, Forbidden, Invalid, NotFound
 from worker.natural_key import Candidates, natural_key
 
 if TYPE_CHECKING:
@@ -152,7 +151,8 @@ async def entity_delete(run: Run, data: models.One) -> Result:
     """
     Delete an entity; one that is not there is `not_found`. `deleted` is false where that waits as a proposal.
 
-    Source: named in Entity_Service; the path is assumed.
+    It is null where the delete was accepted and nobody can read whether the entity is gone. Source: named in
+    Entity_Service; the path is assumed.
     """
     barometerit = Barometerit(run.gateway)
     return await writes.delete(run, barometerit, data.bn, barometerit.read_entity, barometerit.delete_entity)
@@ -286,7 +286,8 @@ async def field_delete(run: Run, data: models.One) -> Result:
     """
     Delete a custom field, with its values; one that is not there is `not_found`.
 
-    Source: barometerit.txt, "Field Services"; the path is assumed.
+    `deleted` is null where the delete was accepted and nobody can read whether it is gone. Source:
+    barometerit.txt, "Field Services"; the path is assumed.
     """
     barometerit = Barometerit(run.gateway)
     return await writes.delete(
@@ -341,7 +342,8 @@ async def fieldset_delete(run: Run, data: models.One) -> Result:
     """
     Delete a fieldset; its fields stay. One that is not there is `not_found`.
 
-    Source: barometerit.txt, "Fieldset Services"; the path is assumed.
+    `deleted` is null where the delete was accepted and nobody can read whether it is gone. Source:
+    barometerit.txt, "Fieldset Services"; the path is assumed.
     """
     barometerit = Barometerit(run.gateway)
     return await writes.delete(
@@ -505,7 +507,7 @@ async def _whole(made: Object, read: Callable[[str], Awaitable[Object]]) -> Resu
     told = {name: made[name] for name in ("how", "saved", "proposed")}
     try:
         return {**await read(made["bn"]), **told}
-    except (NotFound, Forbidden, Invalid, ContractBroken) as error:
+    except writes.UNREADABLE as error:
         # It is made, whatever became of reading it: several of these paths are assumed.
         return {**made, "warnings": [f"It is there and could not be read: {error.message}"]}
 

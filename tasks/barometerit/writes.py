@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.errors import ContractBroken, Forbidden, Invalid, NotFound
+from worker.errors import Conflict, ContractBroken, Forbidden, Invalid, NotFound, Unauthorized
 from worker.natural_key import delete_once, differing, same, same_instant
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Seen = Callable[[], Awaitable[Mapping[str, Any]]]
 """Gives an object's fields as they are now."""
+
+UNREADABLE: Final = (NotFound, Unauthorized, Forbidden, Conflict, Invalid, ContractBroken)
+"""What a reading that only follows a write may end with: the write was accepted, and is no failure for that."""
 
 _CHOSEN: Final = (
     *("bn", "id", "name", "label", "displayableName"),
@@ -44,7 +47,7 @@ async def outcome(
 
     `seen` is asked where the answer does not tell of this very object. An object in the answer may be but an echo of
     the request: it is believed only where nothing waits as a proposal. What neither shows nor waits is a warning, and
-    so is what can't be read back: the write was accepted, and is no failure for that.
+    so is what can't be read back, or not be held against what was asked.
     """
     if written.proposed or bn in written.saved:
         return told(bn, written)
@@ -52,7 +55,7 @@ async def outcome(
     if proposable or shown is None or not shown.keys() >= asked.keys():
         try:
             shown = await seen()
-        except (NotFound, Forbidden, Invalid, ContractBroken) as error:
+        except UNREADABLE as error:
             warning = f"barometerIT accepted the write, and it could not be read back ({error.message})"
             return {"bn": bn, "saved": [], "proposed": [], "warnings": [warning]}
     other, hidden = unlike(shown, asked)
@@ -65,7 +68,10 @@ async def outcome(
     if other:
         warnings.append(f"barometerIT accepted the write and does not show what was asked: {', '.join(other)}.")
     if hidden:
-        warnings.append(f"barometerIT accepted the write and does not show these fields at all: {', '.join(hidden)}.")
+        names = ", ".join(hidden)
+        warnings.append(
+            f"barometerIT accepted the write and does not show these fields, or not by what was asked: {names}."
+        )
     return {"bn": bn, "saved": [], "proposed": [], "warnings": warnings}
 
 
@@ -89,7 +95,8 @@ async def delete(
     """
     Delete what was there when the command first looked: not there then is an error, gone since is what it asked.
 
-    `deleted` is false where the delete waits as a proposal, or where the object is still there.
+    `deleted` is false where the delete waits as a proposal, or where the object is still there; None where that can't
+    be read: the delete was accepted.
     """
     written: Written | None = None
 
@@ -108,6 +115,9 @@ async def delete(
         await read(bn)
     except NotFound:
         return gone
+    except UNREADABLE as error:
+        warning = f"barometerIT accepted the delete, and whether it is gone could not be read ({error.message})"
+        return {"bn": bn, "saved": [], "proposed": [], "deleted": None, "warnings": [warning]}
     waiting = await proposals_of(barometerit, bn) if proposable else []
     result: dict[str, Any] = {"bn": bn, "saved": [], "proposed": waiting, "deleted": False}
     return result if waiting else {**result, "warnings": ["barometerIT accepted the delete, and it is still there."]}
@@ -130,28 +140,39 @@ async def proposals_of(barometerit: Barometerit, bn: str) -> list[str]:
     try:
         answer = await barometerit.ask_proposals({"entityBn": bn, "type": "ALL"}, 0, 100)
         page = barometerit.read_proposals(answer.body)
-    except (NotFound, Forbidden, Invalid, ContractBroken):
+    except UNREADABLE:
         return []
     return [str(one["bn"]) for one in page.rows if one.get("bn") and not one.get("processed_by_bn")]
 
 
 def unlike(shown: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Give the fields that show otherwise than asked, and those that don't show at all, of which nobody can tell."""
-    hidden = sorted(name for name, value in asked.items() if name not in shown and value not in (None, ""))
-    return differing(shown, asked, shows), hidden
+    """Give the fields that show otherwise than asked, and those of which nobody can tell from what shows."""
+    hidden = {name for name, value in asked.items() if name not in shown and value not in (None, "")}
+    hidden |= {name for name, value in shown.items() if name in asked and not tells(value, asked[name])}
+    return [name for name in differing(shown, asked, shows) if name not in hidden], sorted(hidden)
 
 
 def shows(value: Any, asked: Any) -> bool:
     """Tell whether a field shows what was asked; options may be objects, days midnights."""
     if isinstance(value, Mapping):
         if isinstance(asked, Mapping):
-            return all(same(value.get(name), part) for name, part in asked.items() if name in value)
+            shared = value.keys() & asked.keys()
+            return bool(shared) and all(same(value[name], asked[name]) for name in shared)
         return any(value.get(name) is not None and same(value[name], asked) for name in _CHOSEN)
     if isinstance(value, list) and isinstance(asked, list):
         return len(value) == len(asked) and all(map(shows, value, asked))
     if isinstance(asked, Mapping) and asked.get("bn") is not None:
         return same(value, asked["bn"])
     return same(value, asked) or same_instant(value, asked) or (asked in (None, "") and value in (None, ""))
+
+
+def tells(value: Any, asked: Any) -> bool:
+    """Tell whether what a field shows can be held against what was asked: an object may have other keys altogether."""
+    if isinstance(value, list) and isinstance(asked, list):
+        return len(value) != len(asked) or all(map(tells, value, asked))
+    if not isinstance(value, Mapping) or asked in (None, ""):
+        return True
+    return not value.keys().isdisjoint(asked if isinstance(asked, Mapping) else _CHOSEN)
 
 
 def merged(current: Object, changes: Mapping[str, Any], kept_by_server: frozenset[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.tasks.barometerit.conftest import Tenant
-from worker.errors import Conflict, OutcomeUnknown, Unanswered, Unavailable
+from worker.errors import Conflict, Invalid, OutcomeUnknown, Unanswered, Unavailable
 
 CREATE = "entity.create"
 NEW = {"type": "SYS", "properties": {"name": "Billing", "lifecycle_state": "Planned"}}
@@ -109,6 +109,19 @@ async def test_match_on_compares_options_as_the_command_names_them(tenant: Tenan
 
     assert (same["bn"], same["how"]) == (before, "adopted")
     assert other["how"] == "created"
+
+
+@pytest.mark.parametrize("shown", ["Retired", "Planned"])
+async def test_match_on_takes_nothing_that_it_cannot_compare(tenant: Tenant, shown: str) -> None:
+    """An option asked by a key that is not listed fits nobody, and who may be it is not made a second time."""
+    tenant.put(entityDiscriminator="SYS", name="Billing", lifecycleState={"bn": "0" * 12, "name": shown})
+    asked = {"name": "Billing", "lifecycle_state": {"code": "P"}}
+    match_on = ["lifecycle_state", "name"]
+
+    with pytest.raises(Conflict, match="lifecycle_state is listed as"):
+        await tenant.do(CREATE, {"type": "SYS", "properties": asked, "match_on": match_on})
+    with pytest.raises(Invalid):  # sent, as no other fits either, and the sandbox knows no such option
+        await tenant.do(CREATE, {"type": "SYS", "properties": {**asked, "name": "New"}, "match_on": match_on})
 
 
 async def test_match_on_that_fits_several_is_a_conflict(tenant: Tenant) -> None:

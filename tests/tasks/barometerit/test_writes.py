@@ -94,6 +94,23 @@ async def test_what_is_deleted_was_there(tenant: Tenant) -> None:
         await tenant.do("entity.delete", {"bn": bn})
 
 
+@pytest.mark.parametrize(("status", "body"), [(401, {}), (403, {}), (409, {}), (400, {}), (200, b"<html>")])
+@pytest.mark.parametrize("noun", ["entity", "field", "fieldset"])
+async def test_a_delete_that_cannot_be_looked_at_is_no_failure(bench: Bench, noun: str, status: int, body: Any) -> None:
+    """It was accepted: gone is not claimed and still there neither, and a warning says why."""
+
+    def wire(request: Request) -> Response:
+        looked = any(one.method == "DELETE" for one in bench.sent[:-1])
+        return answer(body, status) if looked else answer({} if request.method == "DELETE" else {"bn": BN})
+
+    bench.wire = wire
+
+    result = await bench.do(f"barometerit.{noun}.delete", {"bn": BN})
+
+    assert (result["saved"], result["proposed"], result["deleted"]) == ([], [], None)
+    assert "accepted the delete, and whether it is gone could not be read" in result["warnings"][0]
+
+
 # Vendors as nobody documents them
 
 
@@ -184,7 +201,9 @@ async def test_what_is_not_shown_at_all_is_not_denied(bench: Bench) -> None:
     result = await bench.do("barometerit.entity.update", ASKED)
 
     assert (result["saved"], result["proposed"]) == ([], [])
-    assert result["warnings"] == ["barometerIT accepted the write and does not show these fields at all: description."]
+    assert result["warnings"] == [
+        "barometerIT accepted the write and does not show these fields, or not by what was asked: description."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +220,28 @@ def test_a_choice_and_a_day_may_be_shown_in_another_form(shown: Any, asked: str)
     assert not shows(shown, "2026-05-21")
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, {}), (403, {}), (400, {}), (200, b"<html>")])
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [
+        ({"bn": "0" * 12, "name": "In Use"}, {"code": "U"}),
+        ([{"bn": "0" * 12}], [{"code": "U"}]),
+        ({"colour": "green"}, "In Use"),
+    ],
+)
+async def test_what_cannot_be_held_against_what_was_asked_is_not_saved(bench: Bench, shown: Any, asked: Any) -> None:
+    """An option shown by other keys than it was asked by: nobody compared anything, so nobody says that it is saved."""
+    odd = Odd({}, saves=False)
+    odd.entity["lifecycleState"] = shown
+    bench.wire = lambda request: answer([]) if request.path == "/proposals" else odd(request)
+
+    result = await bench.do("barometerit.entity.update", {"bn": BN, "properties": {"lifecycle_state": asked}})
+
+    assert (result["saved"], result["proposed"]) == ([], [])
+    (warning,) = result["warnings"]
+    assert "not by what was asked: lifecycle_state" in warning
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, {}), (401, {}), (403, {}), (409, {}), (400, {}), (200, b"<html>")])
 async def test_a_write_that_cannot_be_read_back_is_no_failure(bench: Bench, status: int, body: Any) -> None:
     """It was accepted: saved is not claimed, and a warning says why."""
     odd = Odd({})
