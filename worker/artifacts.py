@@ -15,7 +15,7 @@ import json
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -157,9 +157,9 @@ class Artifacts:
         """Do blocking work in one of the artifacts' threads; a cancellation waits until it is done."""
         return await _uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work, *args))
 
-    async def flush(self, file: Unfinished) -> None:
-        """Make what is written of a file last, by a thread that nobody else waits for."""
-        await _uninterrupted(asyncio.get_running_loop().run_in_executor(self._flushing, file.flush))
+    def flush(self, file: Unfinished) -> Future[None]:
+        """Have what is written of a file made to last, by a thread that does nothing else."""
+        return self._flushing.submit(file.flush)
 
 
 class Writer:
@@ -334,7 +334,7 @@ class _File:
         self._destination = destination
         self._resume_key = resume_key
         self._file: Unfinished | None = None
-        self._flush: asyncio.Task[None] | None = None
+        self._flush: Future[None] | None = None
         self._flushed = 0  # bytes that were there when the last flush began
 
     @property
@@ -364,10 +364,11 @@ class _File:
 
     async def write(self, block: Block) -> None:
         await self._artifacts.in_thread(self._open.write, block)
-        if self._open.size - self._flushed >= FLUSH and (self._flush is None or self._flush.done()):
+        if self._flush is None or self._flush.done():
             self._heed()
-            self._flushed = self._open.size
-            self._flush = asyncio.create_task(self._artifacts.flush(self._open))
+            if self._open.size - self._flushed >= FLUSH:
+                self._flushed = self._open.size
+                self._flush = self._artifacts.flush(self._open)
 
     async def publish(self) -> None:
         await self._quiet()
@@ -375,14 +376,14 @@ class _File:
         await self._artifacts.in_thread(self._open.publish)
 
     async def _quiet(self) -> None:
-        """Wait until no flush is at work, however it ends."""
-        if self._flush is not None:
-            await asyncio.wait([self._flush])
-            self._flush.exception()  # seen, though perhaps nobody asks for it
+        """Wait until no flush is at work, however it ends; one that waits for its turn is called off."""
+        if self._flush is not None and not self._flush.cancel():
+            with suppress(OSError):
+                await _uninterrupted(asyncio.wrap_future(self._flush))
 
     def _heed(self) -> None:
         """Raise what the last flush has raised: the kernel tells of bytes that it could not write only once."""
-        if self._flush is not None:
+        if self._flush is not None and not self._flush.cancelled():
             self._flush.result()
 
     async def close(self, *, keep: bool) -> None:

@@ -70,8 +70,7 @@ class Unfinished:
 
     def restart(self, validator: str | None) -> None:
         """Throw away what is there, and note by which strong validator the file that now follows is known."""
-        with suppress(FileNotFoundError):  # first, so that it never vouches for other bytes than its own
-            os.unlink(self._name + _NOTE, dir_fd=self._directory)
+        self._forget()  # first, so that it never vouches for other bytes than its own
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self.size, self.validator = 0, None
@@ -99,10 +98,13 @@ class Unfinished:
     def flush(self) -> None:
         """Make what is written by now last, and free the memory that has held it; may be called beside `write`."""
         written = self.size
-        os.fsync(self._fd)
-        if hasattr(
-            os, "posix_fadvise"
-        ):  # nobody reads it soon, and memory that was just freed is the cheapest there is
+        try:
+            os.fsync(self._fd)
+        except OSError:  # told only once, and what did not get there counts as written: nobody may go on from here
+            self._resumable = False
+            self._forget()
+            raise
+        if hasattr(os, "posix_fadvise"):
             with suppress(OSError):  # a file system that takes no advice
                 os.posix_fadvise(self._fd, 0, written, os.POSIX_FADV_DONTNEED)
 
@@ -170,6 +172,10 @@ class Unfinished:
             self.restart(None)
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
         return True
+
+    def _forget(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._name + _NOTE, dir_fd=self._directory)
 
     def _noted(self) -> str | None:
         try:

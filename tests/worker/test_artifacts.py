@@ -420,6 +420,53 @@ async def test_what_did_not_reach_the_disk_is_told_though_only_once(
     assert names(place) == []
 
 
+async def test_what_did_not_reach_the_disk_is_not_continued(
+    artifacts: Artifacts, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears of it again, so a cut that comes before anybody heeds it must leave nothing to go on from."""
+    told = threading.Event()
+
+    def fsync(fd: int) -> None:
+        told.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def cut_off() -> None:
+        async with artifacts.writer("artifacts/a.bin", resume_key="key") as writer:
+            await writer.restart(ETAG)
+            for _ in range(FLUSH // BLOCK):
+                await writer.write(bytes(BLOCK))
+            assert await asyncio.to_thread(told.wait, 10)
+            raise Unanswered("cut")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Unanswered):
+        await cut_off()
+    assert names(place) == []
+
+
+async def test_one_slow_disk_holds_up_no_other(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that waits for its turn behind those of a slow disk is not waited for."""
+    real, may_end, busy = os.fsync, threading.Event(), threading.Semaphore(0)
+
+    def fsync(fd: int) -> None:
+        if threading.current_thread().name.startswith("artifacts-flush"):
+            busy.release()
+            assert may_end.wait(20)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with artifacts.writer("artifacts/a.bin") as one, artifacts.writer("artifacts/b.bin") as two:
+        for _ in range(FLUSH // BLOCK):
+            await asyncio.gather(one.write(bytes(BLOCK)), two.write(bytes(BLOCK)))
+        for _ in range(2):
+            assert await asyncio.to_thread(busy.acquire, timeout=10)
+        try:
+            async with asyncio.timeout(10):
+                assert (await write(artifacts, *[bytes(BLOCK)] * (2 * FLUSH // BLOCK), to="artifacts/c.bin")).bytes
+        finally:
+            may_end.set()
+
+
 async def test_a_slow_disk_holds_up_the_end_and_not_the_writing(
     artifacts: Artifacts, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
