@@ -70,33 +70,6 @@ static uint64_t above_ascii(const uint8_t *text)
 #define BY_BYTE
 #endif
 
-static size_t first(uint64_t marks) /* of at least one */
-{
-#ifdef __GNUC__
-    return (size_t)__builtin_ctzll(marks);
-#else
-    size_t at = 0;
-    while (!(marks >> at & 1))
-        at++;
-    return at;
-#endif
-}
-
-static size_t sum(uint64_t marks) /* Warren, "Hacker's Delight", 5-1 */
-{
-    marks -= marks >> 1 & EACH(0x55);
-    marks = (marks & EACH(0x33)) + (marks >> 2 & EACH(0x33));
-    return (size_t)(((marks + (marks >> 4)) & EACH(0x0F)) * EACH(1) >> 56);
-}
-
-/* Whether there is an odd number of marks up to each bit, itself included. */
-static uint64_t odd_so_far(uint64_t marks)
-{
-    for (int by = 1; by < 64; by *= 2)
-        marks ^= marks << by;
-    return marks;
-}
-
 /* The length of the character that begins at `at` with a byte above ASCII (Unicode 16, table 3-7); 0 if it is none. */
 static size_t character(const uint8_t *text, size_t at, size_t size)
 {
@@ -132,6 +105,33 @@ static int is_blank(const uint8_t *text, size_t begin, size_t newline)
 }
 
 #ifndef BY_BYTE
+static size_t first(uint64_t marks) /* of at least one */
+{
+#ifdef __GNUC__
+    return (size_t)__builtin_ctzll(marks);
+#else
+    size_t at = 0;
+    while (!(marks >> at & 1))
+        at++;
+    return at;
+#endif
+}
+
+static size_t sum(uint64_t marks) /* Warren, "Hacker's Delight", 5-1 */
+{
+    marks -= marks >> 1 & EACH(0x55);
+    marks = (marks & EACH(0x33)) + (marks >> 2 & EACH(0x33));
+    return (size_t)(((marks + (marks >> 4)) & EACH(0x0F)) * EACH(1) >> 56);
+}
+
+/* Whether there is an odd number of marks up to each bit, itself included. */
+static uint64_t odd_so_far(uint64_t marks)
+{
+    for (int by = 1; by < 64; by *= 2)
+        marks ^= marks << by;
+    return marks;
+}
+
 /* Behind the last record of those that begin at `begin`, as far as 64 bytes at a time and what is easily told go. */
 static size_t many(const uint8_t *text, size_t begin, size_t size, size_t cells, size_t *records)
 {
