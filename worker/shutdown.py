@@ -26,7 +26,8 @@ STUCK: Final = 5.0
 """Seconds after which a signal that nobody answered means that the loop is blocked."""
 
 AT_ONCE: Final = 10.0
-"""Seconds from a cold shutdown to the end of the process, whatever still holds it up (a thread that blocks)."""
+"""Seconds from a cold shutdown, or the end of a warm one's work, to the end of the process, whatever still holds it up
+(a thread that blocks)."""
 
 EX_SOFTWARE: Final = 70
 """The status of a process that had to be ended so, as Celery's own for failures."""
@@ -61,11 +62,13 @@ class ShutdownSignals:
                 signal.signal(number, self._on_signal)
 
     def let_go(self) -> None:
-        """Put Celery's handlers back."""
+        """Put Celery's handlers back; a process that a signal is to end has nothing more to do."""
         for number, handler in self._held.items():
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, handler)
         self._held.clear()
+        if self._answered:
+            self._end_by_force()
 
     def answer(self) -> None:
         """Run the handlers of the signals that came."""

@@ -162,6 +162,17 @@ def test_the_second_signal_ends_what_cannot_be_cancelled(start: Start) -> None:
     assert worker.left() == 1
 
 
+def test_a_drain_ends_though_something_cannot_be_cancelled(start: Start) -> None:
+    """A thread that a disk holds for good: its message goes back, and the process ends without a second signal."""
+    worker = start(planrelay_drain_timeout=0.1)
+    worker.send("aside", 60)
+    worker.until(lambda worker: "received" in worker.log)
+    worker.kill(signal.SIGTERM)
+    assert worker.wait(40) == 70
+    assert "pool.exit_forced" in worker.log
+    assert worker.left() == 1
+
+
 def test_a_worker_can_be_stopped_while_its_broker_is_away(broker: str, tmp_path: Path) -> None:
     """SIGTERM is heard by a worker that never reached its broker."""
     with Proxy(broker) as proxy:
