@@ -40,7 +40,6 @@ class Receiver(asyncio.BufferedProtocol):
         self._block = memoryview(bytearray(BLOCK))
         self._filled = 0
         self._full: deque[bytes] = deque()
-        self._paused = False
         self._news = asyncio.Event()
         self._heard = self._loop.time()
         self._lost: OSError | None = None
@@ -60,8 +59,7 @@ class Receiver(asyncio.BufferedProtocol):
             if not self._full:
                 await self._some(gap, deadline)
             yield self._full.popleft()
-            if self._paused and self._left and not self._transport.is_closing():
-                self._paused, self._heard = False, self._loop.time()
+            if self._left and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     async def _some(self, gap: float, deadline: float | None) -> None:
@@ -102,7 +100,6 @@ class Receiver(asyncio.BufferedProtocol):
         if self._filled == BLOCK or not self._left:
             self._hand_on()
             if len(self._full) >= AHEAD or not self._left:
-                self._paused = True
                 self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -154,12 +154,10 @@ class Download:
                 break
         else:
             return
-        here = []
-        while chunk := content.read_nowait():  # with nothing awaited until the receiver has the connection
-            here.append(chunk)
-        receiver = _receiver(self._answer.connection, left - sum(map(len, here)))
-        for chunk in here:
-            yield chunk
+        here = b"".join(iter(content.read_nowait, b""))  # with nothing awaited until the receiver has the connection
+        receiver = _receiver(self._answer.connection, left - len(here))
+        if here:
+            yield here
         if receiver is None:
             async for chunk in content.iter_any():  # which knows why there is no connection any more
                 yield chunk
