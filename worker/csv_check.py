@@ -2,7 +2,7 @@
 Whether a CSV is whole: every record as wide as the heading and ended by a newline, the encoding kept.
 
 Records are read as RFC 4180 has them; once that fails, as text whose quotes are escaped by backslashes (barometerIT's
-example shows such a cell). A quote inside a bare cell stands for itself. Blank lines are no records.
+example shows such a cell). Any other quote inside a cell stands for itself. Blank lines are no records.
 
 There are three ways to read, each for what the one before leaves: `csv_records.c`, where it was compiled, for records
 as they should be; whole blocks, where n good records with all but commas, newlines and quotes deleted, and what is
@@ -178,7 +178,8 @@ class CsvCheck:
         return records, end
 
     def _unescaped(self, text: bytes) -> bytes:
-        return text.replace(b"\\\\", b"").replace(b'\\"', b"") if self._escaped else text
+        """Put what stands for itself in the place of each escape: a quote behind it begins no cell."""
+        return text.replace(b"\\\\", b"x").replace(b'\\"', b"x") if self._escaped else text
 
     def _count_one_by_one(self, *, last_chance: bool, most: int | None = None) -> tuple[int, int]:
         """

@@ -2,8 +2,8 @@
  * Counts the records at the beginning of a text that are whole and plain: RFC 4180, UTF-8, as many cells as the heading.
  *
  * One pass over bytes that nobody vouches for: nothing is written, and nothing is read beyond text + size. It stops where
- * a record is not whole yet, or is odd: of another width, broken UTF-8, quoted in a way RFC 4180 does not have. Blank
- * lines are none, and odd among records of one cell.
+ * a record is not whole yet, or is odd: of another width, broken UTF-8, a quote beside a CR that ends no line. Other
+ * quotes that RFC 4180 has no place for stand for themselves. Blank lines are none, and odd among records of one cell.
  * What to make of an odd one is for worker/csv_check.py to say, which also does all of this without this file.
  *
  * Two ways to read, which say the same: `many` takes 64 bytes at a time and gives up at whatever needs a closer look
@@ -184,7 +184,7 @@ static size_t many(const uint8_t *text, size_t begin, size_t size, size_t cells,
 
 #endif
 
-/* Behind the quoted cell whose content begins at `at`; 0 if it does not end here, or not as a cell does. */
+/* Behind the quotes of the cell whose content begins at `at`; 0 if they do not end here, or before a lone CR. */
 static size_t quoted(const uint8_t *text, size_t at, size_t size)
 {
     while (at < size) {
@@ -196,15 +196,15 @@ static size_t quoted(const uint8_t *text, size_t at, size_t size)
         } else if (text[at++] == '"') {
             if (at == size)
                 return 0;
-            if (text[at] != '"')
-                return is_edge(text, at, size) ? at : 0;
+            if (text[at] != '"') /* more than an edge: it goes on as a bare cell does */
+                return text[at] != '\r' || is_edge(text, at, size) ? at : 0;
             at++;
         }
     }
     return 0;
 }
 
-/* Behind the record or the blank line that begins at `begin`, whatever quotes stand in its bare cells; 0 if it is odd. */
+/* Behind the record or the blank line that begins at `begin`, whatever quotes stand inside its cells; 0 if it is odd. */
 static size_t one(const uint8_t *text, size_t begin, size_t size, size_t cells, size_t *records)
 {
     size_t at = begin, commas = 0;

@@ -183,6 +183,8 @@ CELLS = [
     '"say ""hi"""',
     '5"',
     '6" pipe',
+    '"12" pipe"',
+    '"a"b',
     '"\\"',
     '\\"',
     '"a\\",b"',
@@ -210,6 +212,7 @@ ENDS = ["\n", "\n", "\r\n", "\n\n", ""]
 @example(b'\\","q,\n"\n', 30, "a,b", 0, 0)
 @example(b'5" pipe,"two, and\nthree"\n', 24, "a,b", 0, 0)
 @example(b'"q,\n"\r\n\\"x\n', 8, "a", 0, 0)
+@example(b'"a\\",b","2"\n\\""a\\",b","2"\n', 8, "a,b", 0, 0)
 def test_compiled_or_not_and_however_it_is_cut_the_findings_are_the_same(
     data: bytes, size: int, heading: str, before: int, after: int
 ) -> None:
@@ -236,6 +239,13 @@ def test_what_is_plain_is_counted_to_its_end(cell: str, ending: str, width: int)
     data = text.getvalue().encode()
     assert compiled()(data, 0, width) == (300, len(data), False)
     assert compiled()(b"x" * 7 + data, 7, width) == (300, 7 + len(data), False)
+
+
+@pytest.mark.parametrize("cell", ['"12" pipe"', '"say \\"hi\\""', '"a"b', '6" pipe'])
+def test_quotes_that_nobody_doubled_leave_nothing_to_the_slower_ways(cell: str) -> None:
+    """One such cell in a block would have had the rest of it read a hundred times slower."""
+    data = f"1,{cell}\n".encode() * 300
+    assert compiled()(data, 0, 2) == (300, len(data), False)
 
 
 @given(st.binary(max_size=40) | st.binary(min_size=20, max_size=60).map(lambda some: some * 6), st.integers(1, 4))
