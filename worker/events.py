@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from amqp import spec
-from amqp.exceptions import AMQPError, ChannelError, error_for_code
+from amqp.exceptions import AMQPError, ChannelError
 from kombu import Connection, Exchange, Producer
 from kombu.exceptions import OperationalError
 
@@ -300,7 +300,13 @@ class Publisher:
 
     def _declare(self, connection: Connection) -> None:
         if self._systems is not None:
-            topology.declare(connection, self._systems)
+            with self._patiently(connection):
+                topology.declare(connection, self._systems)
+
+    def _patiently(self, connection: Connection) -> contextlib.AbstractContextManager[Any]:
+        """Give up (`TimeoutError`) where the broker does not answer: py-amqp itself waits for ever."""
+        amqp = topology.is_amqp(connection)
+        return connection.connection.transport.having_timeout(self._patience) if amqp else contextlib.nullcontext()
 
     def _take_back(self, *, refused: str | None = None) -> None:
         """What was not confirmed goes first in line again; where one of them was `refused`, it is told or sought."""
@@ -378,19 +384,15 @@ class Publisher:
                 beat = now
 
     def _channel(self, connection: Connection) -> Any:
-        channel = connection.channel()
-        channel.confirm_select()
+        with self._patiently(connection):
+            channel = connection.channel()
+            channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
-
-        def closed(code: int, text: str, class_id: int, method_id: int) -> None:
-            channel.send_method(spec.Channel.CloseOk)
-            raise error_for_code(code, text, (class_id, method_id), ChannelError)
-
-        # py-amqp would open it again in the middle of reading, with the time-out of a look at what has come.
-        channel._callbacks[spec.Channel.Close] = closed  # noqa: SLF001 - it has no public way
-        channel._callbacks[spec.Basic.QosOk] = self._on_judged  # noqa: SLF001 - as above
+        # Once closed, py-amqp would open it again in the middle of reading, with the time-out of a look at what came.
+        channel.open = lambda: None
+        channel._callbacks[spec.Basic.QosOk] = self._on_judged  # noqa: SLF001 - its public way waits for the answer
         self._tag = 0
         self._asked = False
         self._heard, self._proven = time.monotonic(), 0.0

@@ -150,12 +150,46 @@ class Deaf:
         with contextlib.suppress(OSError), server.makefile("rb") as stream:
             while len(head := stream.read(7)) == 7:
                 rest = bytearray(stream.read(struct.unpack(">I", head[3:])[0] + 1))
-                if head[0] == 1 and rest[:4] == b"\x00\x3c\x00\x50":  # basic.ack
-                    if struct.unpack(">Q", rest[4:12])[0] == 1:
-                        continue
-                    rest[12] = 0  # and not for those before it
-                client.sendall(head + rest)
+                if head[0] != 1 or self._passes(rest):
+                    client.sendall(head + rest)
             client.shutdown(socket.SHUT_RDWR)
+
+    def _passes(self, method: bytearray) -> bool:
+        if method[:4] != b"\x00\x3c\x00\x50":  # basic.ack
+            return True
+        first = struct.unpack(">Q", method[4:12])[0] == 1
+        method[12] = 0  # and not for those before it
+        return not first
+
+
+class Frozen(Deaf):
+    """Forwards to a broker, and keeps the answer to the first channel that is opened to itself."""
+
+    opened = 0
+
+    def _passes(self, method: bytearray) -> bool:
+        if method[:4] != b"\x00\x14\x00\x0b":  # channel.open-ok
+            return True
+        self.opened += 1
+        return self.opened > 1
+
+
+def test_a_broker_that_stops_in_the_middle_of_a_beginning_is_left(amqp_url: str, queue: str) -> None:
+    """Connected, and its channel is never opened: the next connection is tried, and publishes."""
+    with Frozen(amqp_url) as frozen:
+        publisher = Publisher(frozen.url, systems=None, patience=0.5)
+
+        async def publish() -> None:
+            async with asyncio.timeout(20):
+                await publisher.publish(good(queue, 1))
+
+        try:
+            asyncio.run(publish())
+        finally:
+            publisher.stop()
+
+    assert frozen.opened == 2
+    assert arrived(amqp_url, queue) == Counter([1])
 
 
 def test_a_destination_that_confirms_nothing_is_given_up_where_that_is_wanted(amqp_url: str, queue: str) -> None:

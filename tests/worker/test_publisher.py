@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 from amqp import spec
+from amqp.exceptions import ChannelError, error_for_code
 
 from worker import events
 from worker.events import Outgoing, Publisher, PublishFailed
@@ -58,6 +59,7 @@ class Raw:
     def __init__(self) -> None:
         self.client_properties: dict[str, Any] = {"capabilities": {}}
         self.frame_max = 131072
+        self.transport = mock.Mock(having_timeout=contextlib.nullcontext)
         self.sock, self._broker_end = socket.socketpair()
         self._said: deque[Callable[[], None]] = deque()
 
@@ -106,10 +108,19 @@ class Channel:
         tag = self._tag
         if exchange == "nowhere":
             self._closed = True
-            self.connection.say(lambda: self._callbacks[spec.Channel.Close](404, "NOT_FOUND", 60, 40))
+            self.connection.say(self._close)
             return
         self._broker.taken.append(message.body)
         self._broker.confirm(lambda: self.connection.say(lambda: self._ack(tag)))
+
+    def _close(self) -> None:
+        """Hear that the broker has closed it, as py-amqp does."""
+        self.open()
+        raise error_for_code(404, "NOT_FOUND", spec.Basic.Publish, ChannelError)
+
+    def open(self) -> None:
+        """Open it again: there is no time for that in the middle of reading."""
+        raise TimeoutError
 
     def _ack(self, tag: int) -> None:
         for hear in list(self.events["basic_ack"]):
