@@ -5,8 +5,8 @@ Records are read as RFC 4180 has them; once that fails, as text whose quotes are
 example shows such a cell). Any other quote inside a cell stands for itself. Blank lines are no records.
 
 There are three ways to read, each for what the one before leaves: `csv_records.c`, where it was compiled, for records
-as they should be; whole blocks, where n good records with all but commas, newlines and quotes deleted, and what is
-quoted cut out, are n times the same short line; and record by record, which knows what to say of one that is not good.
+as they should be; whole blocks, by deleting all but commas and newlines where that leaves n times the same short line,
+else by a regular expression; and record by record, which knows what to say of one that is not good.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import codecs
 import csv
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from worker.csv_records import Counting, count_plain
@@ -24,9 +25,8 @@ LONGEST_RECORD: Final = 4 * 1024 * 1024
 """Bytes that one record of a CSV may have, and so what a check holds back at most, beside the block it sees."""
 
 _LARGE_PIECE: Final = 1024 * 1024  # a quarter of what may be held, so that reading that again is no great part
-_EDGES: Final = {b",", b"\n", b""}  # what stands beside the quotes of a cell
 _BLANK: Final = {"\n", "\r\n"}
-_DELETED: Final = bytes(byte for byte in range(256) if byte not in b',"\n')
+_DELETED: Final = bytes(byte for byte in range(256) if byte not in b",\n")
 _NO_HEADING: Final = re.compile(rb"\s*(?:<[!?a-z]|\{\s*[\"}]|\[\s*[\[{\"\]])", re.IGNORECASE)
 """How HTML, XML and JSON begin, and no heading of a CSV."""
 
@@ -96,14 +96,14 @@ class CsvCheck:
         return True
 
     def _end(self) -> None:
-        self._count_all(last_chance=self._held.endswith(b"\n"))
+        self._count(last_chance=self._held.endswith(b"\n"))
         if self._held:
             self._read(final=True)
             several = b"\n" in self._held
             last = self._records + 1
             self._held += b"\n"
             try:
-                self._count_all(last_chance=True)
+                self._count(last_chance=True)
             except ValueError:
                 if several:
                     raise
@@ -111,13 +111,6 @@ class CsvCheck:
             raise ValueError(f"The last record, number {last}, is not ended by a newline: the file is cut short.")
         if not self._records:
             raise ValueError("The file is empty: there is not even a heading.")
-
-    def _count_all(self, *, last_chance: bool) -> None:
-        """Count until nothing more gets whole; a block that is counted may leave some that can be."""
-        before = -1
-        while len(self._held) != before:
-            before = len(self._held)
-            self._count(last_chance=last_chance)
 
     def _count(self, *, last_chance: bool = False) -> None:
         """Count whole records among the held bytes and let go of them; at the last chance, nothing may go on."""
@@ -135,7 +128,9 @@ class CsvCheck:
                 return
         if self._width:
             self._read()
-            self._take(*(self._count_alike() or self._count_one_by_one(last_chance=last_chance)))
+            records, size = self._count_whole()
+            more, end = self._count_one_by_one(size, last_chance=last_chance, number=self._records + records + 1)
+            self._take(records + more, end)
 
     def _read(self, *, final: bool = False) -> None:
         """Raise `ValueError` where the held bytes are not UTF-8 after all; with `final`, there are no more."""
@@ -152,47 +147,33 @@ class CsvCheck:
         # Nothing got whole: look again when twice as much is here, lest a long record be read over and over.
         self._enough = 0 if size else min(2 * len(self._held), LONGEST_RECORD + 1)
 
-    def _count_alike(self) -> tuple[int, int] | None:
-        """Count records if all are of the heading's width, and nothing has to be weighed; None where something has."""
+    def _count_whole(self) -> tuple[int, int]:
+        """Count the whole records of the heading's width that are at the front, and say where they end."""
         held, width = self._held, self._width
-        bones = self._unescaped(held).translate(None, _DELETED)
-        end, stop = held.rfind(b"\n") + 1, bones.rfind(b"\n") + 1
-        quotes = bones.count(b'"', 0, stop)
-        while quotes % 2:  # the last newline is inside quotes: go back to one that is not
-            before = bones.rfind(b"\n", 0, stop - 1) + 1
-            quotes -= bones.count(b'"', before, stop)
-            stop, end = before, held.rfind(b"\n", 0, end - 1) + 1
-        if not end:
-            return None if held else (0, 0)
-        bones = bones[:stop]
-        if quotes:
-            parts = bones.split(b'"')
-            bones = b"".join(parts[::2])
-            if not _quotes_are_in_place(self._unescaped(held[:end])):
-                return None  # in a bare cell, where one stands for itself and ends or begins nothing
-        records = len(bones) // width
-        if bones != (b"," * (width - 1) + b"\n") * records:
-            return None
-        if width == 1 and (held.startswith((b"\n", b"\r\n")) or b"\n\n" in held or b"\n\r\n" in held):
-            return None  # a blank line has as many commas as a record of one column
-        return records, end
+        if width > 1 and b'"' not in held and not self._escaped:
+            end = held.rfind(b"\n") + 1
+            records, left = divmod(len(bones := held[:end].translate(None, _DELETED)), width)
+            if not left and bones == (b"," * (width - 1) + b"\n") * records:
+                return records, end
+        found = _records(width, escaped=self._escaped).findall(held)
+        rest = found[-1] if found else b""
+        return len(found) - bool(rest), len(held) - len(rest)
 
-    def _unescaped(self, text: bytes) -> bytes:
-        """Put what stands for itself in the place of each escape: a quote behind it begins no cell."""
-        return text.replace(b"\\\\", b"x").replace(b'\\"', b"x") if self._escaped else text
-
-    def _count_one_by_one(self, *, last_chance: bool, most: int | None = None) -> tuple[int, int]:
+    def _count_one_by_one(
+        self, size: int = 0, *, last_chance: bool, number: int = 1, most: int | None = None
+    ) -> tuple[int, int]:
         """
-        Count the whole records, up to `most`; raise `ValueError` for one that is not as wide as the heading.
+        Count whole records, up to `most`, from `size` on where number `number` begins, and say where they end.
 
-        A record that may go on beyond what is here is left for later, unless this is the last chance.
+        Raise `ValueError` for one that is not as wide as the heading. One that may go on beyond what is here is left
+        for later, unless this is the last chance.
         """
-        lines = _lines(self._held)
-        records = size = at = 0
+        lines = _lines(self._held[size:])
+        records = at = 0
         while at < len(lines) and records != most:
             taken = 1
             if lines[at] not in _BLANK:
-                if (found := self._fit(lines, at, last_chance=last_chance, number=self._records + records + 1)) is None:
+                if (found := self._fit(lines, at, last_chance=last_chance, number=number + records)) is None:
                     break
                 taken = found
                 records += 1
@@ -212,6 +193,22 @@ class CsvCheck:
                 return None
             widths.append(f"{width} cells" if taken else "a quote that is never closed")
         raise ValueError(f"Record {number} has {widths[0]}; the heading has {self._width or 'none'}.")
+
+
+@lru_cache
+def _records(width: int, *, escaped: bool) -> re.Pattern[bytes]:
+    """
+    Find one whole record after the other, and as a group what comes after the last.
+
+    Nothing in it is ever tried twice (`*+`). What `csv.reader` would read otherwise is left to it: a carriage return
+    between a quote and what comes before it, and a backslash behind a cell's last quote or at the end of a line.
+    """
+    quoted, bare = rb'"[^"]*+(?:""[^"]*+)*+"', rb"[^,\n]*+"
+    if escaped:
+        quoted = rb'"[^"\\]*+(?:(?:""|\\[^\r])[^"\\]*+)*+"(?!\r*\\)'
+        bare = rb"[^,\n\\]*+(?:\\[^\r\n][^,\n\\]*+)*+"
+    cell = rb'(?:%s)?+(?!\r*")%s' % (quoted, bare)
+    return re.compile(rb"(?:\r?\n)*+(?:%s,){%d}+%s\n|([\s\S]+)" % (cell, width - 1, cell))
 
 
 def _lines(data: bytes) -> list[str]:
@@ -239,11 +236,3 @@ def _read_record(lines: list[str], at: int, *, escaped: bool) -> tuple[int, int]
     except csv.Error:  # a cell longer than a record may be
         return 0, 0
     return max(1, len(cells)), 0 if ended else taken
-
-
-def _quotes_are_in_place(text: bytes) -> bool:
-    """Whether every quote stands at the beginning or the end of a cell, or is doubled."""
-    outside = text.split(b'"')[::2]  # empty between the two of a doubled quote
-    before = {part[-1:] for part in outside[:-1]}
-    after = {part[:2] if part[:1] == b"\r" else part[:1] for part in outside[1:]}
-    return before <= _EDGES and after <= _EDGES | {b"\r\n"}
