@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Final
 
 from worker.csv_records import Counting, count_plain
-from worker.formats import PIECE, Findings, Utf8, broken, pieces
+from worker.formats import PIECE, Findings, TextCheck, Utf8, broken
 
 LONGEST_RECORD: Final = 4 * 1024 * 1024
 """Bytes that one record of a CSV may have, and so what a check holds back at most, beside the block it sees."""
@@ -33,41 +33,19 @@ _NO_HEADING: Final = re.compile(rb"\s*(?:<[!?a-z]|\{\s*[\"}]|\[\s*[\[{\"\]])", r
 csv.field_size_limit(max(csv.field_size_limit(), LONGEST_RECORD))  # 128 KiB a cell, unless told otherwise
 
 
-class CsvCheck:
+class CsvCheck(TextCheck):
     """Sees the bytes of a CSV in order, then tells rows and columns, or what is wrong: see the module's page."""
 
     def __init__(self, *, encoding: str = "utf-8", count: Counting | None = count_plain) -> None:
+        super().__init__(Utf8(encoding, unread=count is not None), piece=PIECE if count is None else _LARGE_PIECE)
         self._count_plain = count
-        self._utf8 = Utf8(encoding, unread=count is not None)
         self._held = b""  # begins where a record begins
         self._let_go = 0  # bytes before it
         self._enough = 0  # bytes held before another look is worth its while
         self._escaped = False  # quotes were found to be escaped by backslashes
         self._width = 0
         self._records = 0
-        self._problem: str | None = None
         self._unended = False
-
-    def feed(self, data: bytes) -> None:
-        """See the next bytes; cheapest where they come in blocks of a tenth of a mebibyte or more."""
-        try:
-            for piece in pieces(data, PIECE if self._count_plain is None else _LARGE_PIECE):
-                if self._problem is None:
-                    self._see(self._utf8.encode(piece))
-        except ValueError as error:
-            self._problem = str(error)
-
-    def finish(self) -> Findings:
-        """Tell rows and columns, or the first problem."""
-        if self._problem is None:
-            try:
-                self._held += self._utf8.encode(b"", final=True)
-                self._end()
-            except ValueError as error:
-                self._problem = str(error)
-        if self._problem is not None and not self._unended:
-            return Findings(problem=self._problem)
-        return Findings(problem=self._problem, rows=self._records - 1, columns=self._width, unended=self._unended)
 
     def _see(self, data: bytes) -> None:
         if len(self._held) + len(data) < self._enough or not self._skip_plain(data):
@@ -111,6 +89,11 @@ class CsvCheck:
             raise ValueError(f"The last record, number {last}, is not ended by a newline: the file is cut short.")
         if not self._records:
             raise ValueError("The file is empty: there is not even a heading.")
+
+    def _findings(self) -> Findings:
+        if self._problem is not None and not self._unended:
+            return Findings(problem=self._problem)
+        return Findings(problem=self._problem, rows=self._records - 1, columns=self._width, unended=self._unended)
 
     def _count(self, *, last_chance: bool = False) -> None:
         """Count whole records among the held bytes and let go of them; at the last chance, nothing may go on."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,6 +24,8 @@ PIECE: Final = 128 * 1024
 
 _HEAD: Final = 64 * 1024  # bytes in which the first element of an XML document must begin
 _TAIL: Final = 4 * 1024  # bytes in which its end must lie, comments after it included
+_MARK: Final = 4  # bytes that a byte order mark has at most
+_DECLARATION: Final = 200  # bytes in which an XML document says its encoding
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -55,119 +57,111 @@ class Check(Protocol):
         """Tell what was found, once all bytes were seen."""
 
 
-def pieces(data: bytes, size: int = PIECE) -> Iterator[bytes]:
-    """Divide what came into what is looked at together."""
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
+class TextCheck(ABC):
+    """A check that sees text in UTF-8, piece by piece, up to the first problem, and tells that."""
 
-
-class JsonCheck:
-    """Begins with one of `opening` and ends with its partner, in UTF-8. What lies between is not parsed."""
-
-    def __init__(self, *, encoding: str = "utf-8", opening: bytes = b"[{") -> None:
-        self._opening = opening
-        self._utf8 = Utf8(encoding)
-        self._first = self._last = b""
+    def __init__(self, utf8: Utf8, *, piece: int = PIECE) -> None:
+        self._utf8 = utf8
+        self._piece = piece
         self._problem: str | None = None
 
     def feed(self, data: bytes) -> None:
         """See the next bytes."""
-        if self._problem is not None:
-            return
-        try:
-            for piece in pieces(data):
-                self._see(self._utf8.encode(piece))
-        except ValueError as error:
-            self._problem = str(error)
+        for at in range(0, len(data), self._piece):
+            self._look(data[at : at + self._piece])
 
     def finish(self) -> Findings:
-        """Tell whether the beginning and the end fit."""
+        """Tell the first problem, or that there is none."""
+        self._look(b"", final=True)
+        return self._findings()
+
+    def _look(self, data: bytes, *, final: bool = False) -> None:
         if self._problem is None:
             try:
-                self._see(self._utf8.encode(b"", final=True))
+                self._see(self._utf8.encode(data, final=final))
+                if final:
+                    self._end()
             except ValueError as error:
-                return Findings(problem=str(error))
-            if not self._first or self._first not in self._opening:
-                self._problem = f"The file does not begin with {' or '.join(self._opening.decode())}, as JSON."
-            elif self._last != {b"[": b"]", b"{": b"}"}[self._first]:
-                self._problem = (
-                    f"The file begins with {self._first.decode()} and does not end with its partner: it is cut short."
-                )
+                self._problem = str(error)
+
+    def _findings(self) -> Findings:
         return Findings(problem=self._problem)
+
+    @abstractmethod
+    def _see(self, data: bytes) -> None:
+        """See the next piece; raises `ValueError` for a problem."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Raise `ValueError` where what was seen is not whole."""
+
+
+class JsonCheck(TextCheck):
+    """Begins with one of `opening` and ends with its partner, in UTF-8. What lies between is not parsed."""
+
+    def __init__(self, *, encoding: str = "utf-8", opening: bytes = b"[{") -> None:
+        super().__init__(Utf8(encoding))
+        self._opening = opening
+        self._first = self._last = b""
 
     def _see(self, data: bytes) -> None:
         if not self._first:
             self._first = data.lstrip()[:1]
         self._last = data.rstrip()[-1:] or self._last
 
+    def _end(self) -> None:
+        if not self._first or self._first not in self._opening:
+            raise ValueError(f"The file does not begin with {' or '.join(self._opening.decode())}, as JSON.")
+        if self._last != {b"[": b"]", b"{": b"}"}[self._first]:
+            first = self._first.decode()
+            raise ValueError(f"The file begins with {first} and does not end with its partner: it is cut short.")
 
-class XmlCheck:
+
+class XmlCheck(TextCheck):
     """Begins with an element and ends with that element's end. What lies between is not parsed."""
 
+    _DECLARED: Final = re.compile(rb"""<\?xml[^>]*\sencoding\s*=\s*["']([\w.:-]+)["']""")
     _OPENING: Final = re.compile(
         rb"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>|\s)*<([^\s<>/!?]+)", re.DOTALL
     )
     _AFTERWARDS: Final = re.compile(rb"(?:<!--(?:(?!-->).)*-->|<\?(?:(?!\?>).)*\?>|\s)*\Z", re.DOTALL)
 
     def __init__(self, *, encoding: str = "utf-8") -> None:
-        self._encoding = encoding
-        self._utf8: Utf8 | None = None
+        super().__init__(Utf8(encoding, declared=self._DECLARED))
         self._head = self._tail = b""
-        self._problem: str | None = None
-
-    def feed(self, data: bytes) -> None:
-        """See the next bytes."""
-        if self._problem is not None:
-            return
-        try:
-            if self._utf8 is None:
-                declared = re.match(rb"""<\?xml[^>]*\sencoding\s*=\s*["']([\w.:-]+)["']""", data[:200])
-                self._utf8 = Utf8(declared[1].decode() if declared else self._encoding)
-            for piece in pieces(data):
-                self._see(self._utf8.encode(piece))
-        except ValueError as error:
-            self._problem = str(error)
-
-    def finish(self) -> Findings:
-        """Tell whether the beginning and the end fit."""
-        if self._problem is None and self._utf8 is not None:
-            try:
-                self._see(self._utf8.encode(b"", final=True))
-            except ValueError as error:
-                self._problem = str(error)
-        return Findings(problem=self._problem or self._complaint())
 
     def _see(self, data: bytes) -> None:
         if len(self._head) < _HEAD:
             self._head += data[: _HEAD - len(self._head)]
         self._tail = (self._tail + data)[-_TAIL:] if len(data) < _TAIL else data[-_TAIL:]
 
-    def _complaint(self) -> str | None:
+    def _end(self) -> None:
         opening = self._OPENING.match(self._head)
         if opening is None:
-            return "The file does not begin like an XML document."
+            raise ValueError("The file does not begin like an XML document.")
         end = self._AFTERWARDS.sub(b"", self._tail, count=1)
         name = opening[1]
         if name.lower() == b"html":
-            return "The file is an HTML page."
-        if re.search(rb"</" + re.escape(name) + rb"\s*>\Z", end):
-            return None
-        if re.fullmatch(rb"[^<>]*/>", self._head[opening.end() :].strip()):
-            return None  # one element without content
-        root = name.decode(errors="replace")
-        return f"The file begins with <{root}> and does not end with its end tag: it is cut short."
+            raise ValueError("The file is an HTML page.")
+        empty = re.fullmatch(rb"[^<>]*/>", self._head[opening.end() :].strip())  # one element without content
+        if not empty and not re.search(rb"</" + re.escape(name) + rb"\s*>\Z", end):
+            root = name.decode(errors="replace")
+            raise ValueError(f"The file begins with <{root}> and does not end with its end tag: it is cut short.")
 
 
 class Utf8:
     """
     Turns a stream of any encoding into UTF-8 without byte order mark; raises `ValueError` where it is broken.
 
-    With `unread`, what is UTF-8 already is handed on as it is, for one that reads it anyway.
+    With `unread`, what is UTF-8 already is handed on as it is, for one that reads it anyway. `declared` finds the
+    encoding's name in the beginning of a file that tells it.
     """
 
-    def __init__(self, encoding: str, *, unread: bool = False) -> None:
+    def __init__(self, encoding: str, *, unread: bool = False, declared: re.Pattern[bytes] | None = None) -> None:
         self._encoding = encoding
         self._unread = unread
+        self._declared = declared
+        self._needed = _MARK if declared is None else _DECLARATION
         self._decoder: codecs.IncrementalDecoder | None = None
         self._start = b""
         self._seen = 0
@@ -176,7 +170,7 @@ class Utf8:
         """Give the next bytes in UTF-8; with `final`, there are no more."""
         if self._decoder is None:
             data = self._start + data
-            if len(data) < 4 and not final:  # a byte order mark may have 4 bytes
+            if len(data) < self._needed and not final:
                 self._start = data
                 return b""
             data = self._begin(data)
@@ -194,9 +188,10 @@ class Utf8:
         return data if plain else text.encode()
 
     def _begin(self, data: bytes) -> bytes:
-        marked = next(((mark, name) for mark, name in _BOMS if data.startswith(mark)), None)
+        name = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+        said = self._declared.match(data, 0, _DECLARATION) if self._declared is not None else None
         try:
-            name = marked[1] if marked else codecs.lookup(self._encoding).name
+            name = name or codecs.lookup(said[1].decode() if said else self._encoding).name
             self._decoder = codecs.getincrementaldecoder(name)()
         except LookupError:
             raise ValueError(f"The encoding {self._encoding!r} is unknown.") from None

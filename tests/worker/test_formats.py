@@ -34,9 +34,10 @@ WHOLE_XML: list[bytes | str] = [
 
 
 @pytest.mark.parametrize("data", WHOLE_XML)
-def test_xml_ends_with_its_first_element(data: bytes | str) -> None:
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_xml_ends_with_its_first_element(data: bytes | str, size: int) -> None:
     """The document element's own end tag, or none where it is empty, with comments after it."""
-    assert see(XmlCheck(), data if isinstance(data, bytes) else data.encode("iso-8859-1")) == Findings()
+    assert see(XmlCheck(), data if isinstance(data, bytes) else data.encode("iso-8859-1"), size) == Findings()
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"<a>", b"<a><b></b>", b"<a></a", b"<a></b>", b"<a>\xff</a>", b"{}"])
