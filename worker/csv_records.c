@@ -18,7 +18,7 @@
 
 /* Marks: which of 64 bytes are so, one bit a byte, the first one lowest. */
 
-#if defined(__SSE2__) /* any x86-64 */
+#if defined(__GNUC__) && defined(__SSE2__) /* any x86-64; GCC and all that speak its dialect */
 #include <emmintrin.h>
 
 static __m128i quarter(const uint8_t *text, int i) { return _mm_loadu_si128((const __m128i *)(text + 16 * i)); }
@@ -38,7 +38,7 @@ static uint64_t above_ascii(const uint8_t *text)
         marks |= (uint64_t)_mm_movemask_epi8(quarter(text, i)) << 16 * i;
     return marks;
 }
-#elif defined(__ARM_NEON) && defined(__aarch64__) && defined(__ORDER_LITTLE_ENDIAN__)
+#elif defined(__GNUC__) && defined(__ARM_NEON) && defined(__aarch64__) && defined(__ORDER_LITTLE_ENDIAN__)
 #include <arm_neon.h>
 
 static uint8x16_t one_bit_each(uint8x16_t where)
@@ -105,17 +105,7 @@ static int is_blank(const uint8_t *text, size_t begin, size_t newline)
 }
 
 #ifndef BY_BYTE
-static size_t first(uint64_t marks) /* of at least one */
-{
-#ifdef __GNUC__
-    return (size_t)__builtin_ctzll(marks);
-#else
-    size_t at = 0;
-    while (!(marks >> at & 1))
-        at++;
-    return at;
-#endif
-}
+static size_t first(uint64_t marks) { return (size_t)__builtin_ctzll(marks); } /* of at least one */
 
 static size_t sum(uint64_t marks) /* Warren, "Hacker's Delight", 5-1 */
 {

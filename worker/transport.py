@@ -150,7 +150,7 @@ class Download:
         async for chunk in content.iter_any():
             left -= len(chunk)
             yield chunk
-            if left > BLOCK and self._answer.connection is not None:
+            if left > BLOCK:
                 break
         else:
             return
