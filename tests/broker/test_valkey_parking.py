@@ -129,8 +129,8 @@ async def test_a_parked_command_arrives_whole(store: Store, valkey_url: str) -> 
 async def test_commands_come_in_the_order_they_are_due(store: Store) -> None:
     """Who is due first is in the queue first."""
     for number in (3, 1, 2):
-        await parking.park(store, message(b"%d" % number, number=number), key="k", queue=QUEUE, wait=ms(number * 5))
-    await asyncio.sleep(0.02)
+        await parking.park(store, message(b"%d" % number, number=number), key="k", queue=QUEUE, wait=ms(number * 200))
+    await asyncio.sleep(0.65)
     assert await parking.move_due(store) == (3, None)
     lying = await store.redis.lrange(QUEUE, 0, -1)
     assert [b'"number": %d' % number in each for number, each in zip((3, 2, 1), lying, strict=True)] == [True] * 3
