@@ -123,10 +123,23 @@ class Mismatch:
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
+# How long a running command is still its worker's: for its term at most, where the clock was set back.
+_LEFT = """
+local function left_of(key, lease, term)
+  local left = tonumber(lease) - now
+  if left > tonumber(term or left) then
+    left = tonumber(term)
+    redis.call('HSET', key, 'lease', now + left)
+  end
+  return left
+end
+"""
+
 # What a lost run counts: docs/decisions.md, "What ends a worker". `begun`: 0 it stands at the gate, 1 it may be what
 # ends its worker, 2 it waits for its turn alone. `holders` are the workers that died with it, each with when.
 _CLAIM = Script.of(
     _NOW
+    + _LEFT
     + """
 local owner, gen, data, lease, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local waits, suspect, most, trial = ARGV[13] == '1', tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16])
@@ -144,9 +157,7 @@ if state then
   lost, missed = tonumber(old[5]), tonumber(old[12] or 0)
   if lost + missed > 0 then holders, doubt, excuses = old[13] or '', tonumber(old[14] or ''), tonumber(old[15] or 0) end
   if state == 'running' and old[2] ~= owner then
-    local left = tonumber(old[3]) - now
-    local term = tonumber(old[16] or left)
-    if left > term then left = term redis.call('HSET', KEYS[1], 'lease', now + term) end  -- the clock was set back
+    local left = left_of(KEYS[1], old[3], old[16])
     if left > 0 then return {'elsewhere', left} end
     if old[11] == '0' then missed = missed + 1 elseif old[11] == '1' then lost = lost + 1 end
     holders = holders .. ' ' .. old[2] .. '@' .. (tonumber(old[3]) - lease)
@@ -161,6 +172,9 @@ end
 local count, blame, left = lost + missed, 0, 0
 if count > 0 then
   local known, times = {}, {}
+  holders = string.gsub(holders, '@(%d+)', function(at)  -- in the future where the clock was set back
+    return '@' .. string.format('%.0f', math.min(tonumber(at), now))
+  end)
   for name, at in string.gmatch(holders, '(%S+)@(%d+)') do known[name] = true times[#times + 1] = tonumber(at) end
   local others, dead = 0, redis.call('ZRANGE', KEYS[4], times[1] or now, now - lease, 'BYSCORE', 'WITHSCORES')
   for i = 1, #dead, 2 do
@@ -208,6 +222,9 @@ _RENEW = Script.of(
     _NOW
     + """
 redis.call('ZADD', KEYS[1], now, ARGV[1])
+for _, other in ipairs(redis.call('ZRANGE', KEYS[1], '(' .. string.format('%.0f', now), '+inf', 'BYSCORE')) do
+  redis.call('ZADD', KEYS[1], now, other)  -- the clock was set back
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
 local gone = {}
 for i = 1, #KEYS - 1 do
@@ -282,13 +299,14 @@ TOLD = Script.of("if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', 
 # Copies that nobody has taken up, though the command has no outcome: for each its generation and run.
 _WAITING = Script.of(
     _NOW
+    + _LEFT
     + """
 local waiting = {}
 for i, key in ipairs(KEYS) do
-  local held = redis.call('HMGET', key, 'state', 'gen', 'run', 'lease')
+  local held = redis.call('HMGET', key, 'state', 'gen', 'run', 'lease', 'term')
   local open = held[1] and held[1] ~= 'done' and held[1] ~= 'dead'
   local ours = open and tonumber(held[2]) <= tonumber(ARGV[2 * i - 1]) and held[3] == ARGV[2 * i]
-  waiting[i] = (ours and not (held[1] == 'running' and tonumber(held[4]) > now)) and 1 or 0
+  waiting[i] = (ours and not (held[1] == 'running' and left_of(key, held[4], held[5]) > 0)) and 1 or 0
 end
 return waiting
 """
@@ -297,12 +315,13 @@ return waiting
 # A command that has no outcome yet keeps its run; what is of this run (not its steps and intents) starts afresh.
 _REPLAY = Script.of(
     _NOW
+    + _LEFT
     + """
-local old = redis.call('HMGET', KEYS[1], 'state', 'run', 'data', 'lease')
+local old = redis.call('HMGET', KEYS[1], 'state', 'run', 'data', 'lease', 'term')
 local state, run = old[1], tonumber(old[2])
 if not state then return 0 end
 if old[3] ~= ARGV[1] then return -1 end
-if state == 'done' or (state == 'running' and tonumber(old[4]) > now) then return run end
+if state == 'done' or (state == 'running' and left_of(KEYS[1], old[4], old[5]) > 0) then return run end
 if state == 'dead' then run = run + 1 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'run', run, 'gen', 0, 'lost', 0, 'missed', 0,
   'attempts', 0, 'deferrals', 0, 'received', now, 'changed', now)
@@ -314,7 +333,14 @@ return run
 _HOLD = Script.of(
     """
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
+if held and held ~= ARGV[1] then
+  local left = redis.call('PTTL', KEYS[1])
+  if left > tonumber(ARGV[2]) then  -- the clock was set back
+    left = ARGV[2]
+    redis.call('PEXPIRE', KEYS[1], left)
+  end
+  return {0, tonumber(left)}
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {1, 0}
 """

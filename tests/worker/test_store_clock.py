@@ -10,7 +10,7 @@ import pytest
 from tests.worker.valkey import Valkey
 from worker.gate import Gate, Phase
 from worker.grants import Ask, Hold, Limits
-from worker.ledger import Claim, Elsewhere, Key, Ledger
+from worker.ledger import ALIVE, Claim, Elsewhere, Key, Ledger
 from worker.points import Remaining, Start
 from worker.shared_gates import Copy, SharedGates
 from worker.store import Store
@@ -84,6 +84,69 @@ async def test_a_dead_workers_lease_lasts_for_its_term_and_not_for_the_hour(stor
     assert await claim(other) == Elsewhere(LEASE)
     await asyncio.sleep(1.5 * LEASE.total_seconds())
     await claimed(other)
+
+
+async def test_a_copy_waits_once_its_dead_workers_term_is_over(store: Store) -> None:
+    """Whoever looks after an overdue copy believes a lease of the future no longer than that."""
+    await claimed(worker(store, "dead"))
+    await set_back(store, "lease")
+    other = worker(store, "b")
+
+    assert await other.waiting([(KEY.digest, 0, 1)]) == [False]
+    await asyncio.sleep(1.5 * LEASE.total_seconds())
+    assert await other.waiting([(KEY.digest, 0, 1)]) == [True]
+
+
+async def test_a_replay_starts_afresh_once_its_dead_workers_term_is_over(store: Store) -> None:
+    """Before that it may still run, and is left alone."""
+    await claimed(worker(store, "dead"))
+    await set_back(store, "lease")
+    other, states = worker(store, "b"), []
+
+    for _ in range(2):
+        assert await other.replay(KEY.digest, KEY.data) == 1
+        states.append((await other.find(KEY.id))[0]["state"])
+        await asyncio.sleep(1.5 * LEASE.total_seconds())
+
+    assert states == ["running", "queued"]
+
+
+async def test_a_dead_workers_hold_lasts_for_a_lease_and_not_for_the_hour(store: Store) -> None:
+    """The store lets a key live by its clock: what has an hour to live has a lease at most."""
+    ledger = worker(store, "b")
+    await ledger.hold("report", "dead", LEASE)
+    await store.redis.pexpire("planrelay:hold:report", LEASE + HOUR)
+
+    assert timedelta(0) < (await ledger.hold("report", "b", LEASE) or HOUR) <= LEASE
+    await asyncio.sleep(1.5 * LEASE.total_seconds())
+    assert await ledger.hold("report", "b", LEASE) is None
+
+
+async def test_who_died_before_the_clock_was_set_back_does_not_die_again(store: Store) -> None:
+    """Its last sign of life, two leases ahead, speaks for no command that loses its worker meanwhile."""
+    dead, other = worker(store, "dead"), worker(store, "b")
+    await worker(store, "gone").renew([])
+    await store.redis.zincrby(ALIVE, 2 * LEASE / timedelta(milliseconds=1), "gone")
+    await dead.renew([])
+    await claimed(dead)
+    await asyncio.sleep(4 * LEASE.total_seconds())
+
+    assert (await claimed(other)).lost == 1
+
+
+async def test_deaths_after_the_clock_was_set_back_speak_for_a_command(store: Store) -> None:
+    """Also where it had lost a worker before: that death is not of the future any more once the command is claimed."""
+    for name in ("one", "two", "three"):
+        await claimed(ledger := worker(store, name))
+        await ledger.begin(KEY.digest)
+        if name == "two":
+            ahead = round(1000 * (time.time() + HOUR.total_seconds()))
+            await store.redis.hset(f"planrelay:command:{KEY.digest}", "holders", f" one@{ahead}")
+        await asyncio.sleep(1.5 * LEASE.total_seconds())
+    await worker(store, "without").renew([])
+    await asyncio.sleep(1.5 * LEASE.total_seconds())
+
+    assert (await claimed(worker(store, "four"))).lost == 3 - 2
 
 
 async def test_a_request_of_the_future_counts_as_sent_now(store: Store) -> None:
