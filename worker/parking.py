@@ -5,10 +5,12 @@ Parked commands on Valkey: they wait in the state store until they are due, held
     planrelay:parked:due     zset    parking ticket → the server's clock (ms) when it is due
     planrelay:parked:index   zset    parking tickets in order, to find one by its command's key
     planrelay:parked:bell    list    a token when somebody parked a command that is due before all others
+    planrelay:parked:clock   string  the server's clock (ms) when somebody last looked
 
 A ticket is the command's key and a digest of the message: the same copy parked twice is one. The wait is counted by the
-server's clock alone, so that no difference between two machines' clocks makes a command come early. RabbitMQ needs none
-of this: its delayed-delivery ladder holds parked commands.
+server's clock alone, so that no difference between two machines' clocks makes a command come early; where that clock is
+set back, all that waits is due earlier by as much. RabbitMQ needs none of this: its delayed-delivery ladder holds
+parked commands.
 """
 
 from __future__ import annotations
@@ -40,16 +42,28 @@ AT_ONCE: Final = 100
 """Commands moved by one call of the script: others shall not wait for it long."""
 
 _NAMES: Final = """
-local PARKED, DUE, INDEX, BELL =
-  'planrelay:parked', 'planrelay:parked:due', 'planrelay:parked:index', 'planrelay:parked:bell'
+local PARKED, DUE, INDEX = 'planrelay:parked', 'planrelay:parked:due', 'planrelay:parked:index'
+local BELL, CLOCK = 'planrelay:parked:bell', 'planrelay:parked:clock'
+"""
+
+_TIME: Final = """
+local function time_here()
+  local time, seen = now(), tonumber(redis.call('GET', CLOCK) or 0)
+  if time < seen then  -- the clock was set back
+    for _, ticket in ipairs(redis.call('ZRANGE', DUE, 0, -1)) do redis.call('ZINCRBY', DUE, time - seen, ticket) end
+  end
+  redis.call('SET', CLOCK, string.format('%.0f', time))
+  return time
+end
 """
 
 _PARK: Final = Script.of(
     PRELUDE
     + _NAMES
+    + _TIME
     + """
 local ticket, parked, wait = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local due = now() + wait
+local due = time_here() + wait
 redis.call('HSET', PARKED, ticket, parked)
 redis.call('ZADD', DUE, due, ticket)
 redis.call('ZADD', INDEX, 0, ticket)
@@ -61,9 +75,11 @@ return due
 _MOVE: Final = Script.of(
     PRELUDE
     + _NAMES
+    + _TIME
     + r"""
-local moved = 0
-for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now(), 'LIMIT', 0, ARGV[1])) do
+if redis.call('ZCARD', DUE) == 0 then return {0, -1} end
+local moved, time = 0, time_here()
+for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', time, 'LIMIT', 0, ARGV[1])) do
   local parked = redis.call('HGET', PARKED, ticket)
   if parked then put(parked:match('^([^\n]*)\n(.*)$')) end
   redis.call('HDEL', PARKED, ticket)
@@ -72,7 +88,8 @@ for _, ticket in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now(), 'LIMIT',
   moved = moved + 1
 end
 local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-return {moved, first[2] and math.max(0, first[2] - now()) or -1}
+if not first[2] then redis.call('DEL', CLOCK) end
+return {moved, first[2] and math.max(0, first[2] - time) or -1}
 """
 )
 
@@ -147,7 +164,9 @@ async def move_due(store: Store) -> tuple[int, timedelta | None]:
 
 async def mover(store: Store, stop: asyncio.Event) -> None:
     """Move what is due, when it is due, until `stop` is set (it may take a second to notice); one in each worker."""
-    while not stop.is_set():
+    task = asyncio.current_task()
+    # redis-py may swallow a cancel that comes as it answers: whoever stops a worker must not wait for ever.
+    while not (stop.is_set() or (task is not None and task.cancelling())):
         try:
             _, left = await move_due(store)
             pause = LONGEST_SLEEP if left is None else min(left, LONGEST_SLEEP)

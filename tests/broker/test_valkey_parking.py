@@ -84,6 +84,17 @@ async def test_a_command_comes_when_it_is_due(store: Store, wait: int) -> None:
     assert wait / 1000 <= took < wait / 1000 + 0.25
 
 
+async def test_a_mover_ends_when_it_is_cancelled(store: Store) -> None:
+    """Also in the moment in which something is parked, where redis-py may take the cancel for its own."""
+    for number in range(5):
+        mover = asyncio.create_task(parking.mover(store, asyncio.Event()))
+        await asyncio.sleep(0.02)
+        await parking.park(store, message(), key="k", queue=QUEUE, wait=ms(0))
+        await arrival(store, number + 1)
+        mover.cancel()
+        assert await asyncio.wait([mover], timeout=5) == ({mover}, set())
+
+
 async def test_a_command_due_before_all_others_wakes_the_mover(store: Store) -> None:
     """A mover that sleeps until a far instant hears of a nearer one."""
     async with moving(store):
@@ -134,6 +145,24 @@ async def test_commands_come_in_the_order_they_are_due(store: Store) -> None:
     assert await parking.move_due(store) == (3, None)
     lying = await store.redis.lrange(QUEUE, 0, -1)
     assert [b'"number": %d' % number in each for number, each in zip((3, 2, 1), lying, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("looks", ["mover", "parker"])
+async def test_a_clock_that_was_set_back_holds_nothing_up(store: Store, looks: str) -> None:
+    """An hour back: what waits is due after its own wait, not an hour later, and what is parked then after its own."""
+    await parking.park(store, message(n=1), key="a", queue=QUEUE, wait=timedelta(minutes=1))
+    (ticket,) = await store.redis.hkeys("planrelay:parked")
+    hour = timedelta(hours=1) / ms(1)
+    await store.redis.zincrby("planrelay:parked:due", hour, ticket)
+    await store.redis.incrbyfloat("planrelay:parked:clock", hour)
+
+    if looks == "mover":
+        await parking.move_due(store)
+    await parking.park(store, message(n=2), key="b", queue=QUEUE, wait=timedelta(minutes=2))
+
+    for key, minutes in (("a", 1), ("b", 2)):
+        (due,) = [each.due for each in await parking.find(store, key)]
+        assert timedelta(seconds=50) < due - datetime.now(UTC) - timedelta(minutes=minutes - 1) <= timedelta(minutes=1)
 
 
 async def test_the_same_copy_parked_twice_is_one(store: Store) -> None:
