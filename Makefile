@@ -2,11 +2,8 @@
 PYTHON ?= python3
 # How many processes share the tests, files side by side: they wait more than they work.
 JOBS ?= 3
-# In their order, which begins with the brokers and the faults: xdist's own begins with the files of most tests, and the
-# long ones of few tests would be what the others have to wait for.
-SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest $(SHARED)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 LOCK := .venv-lock/bin/uv pip compile pyproject.toml --extra speed --extra otel --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -41,7 +38,7 @@ check: .venv ## format, lint, types, import contracts, every test, coverage floo
 	$(BIN)/coverage erase
 	@# Real brokers and real kills on a shared machine: what failed beside others (status 1) must pass by itself, or the
 	@# check fails. xdist names tests by their group, so only it finds them again. Many failures are no such accident.
-	$(BIN)/coverage run -m pytest $(SHARED) --maxfail 25 || { [ $$? = 1 ] && \
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadgroup --maxfail 25 || { [ $$? = 1 ] && \
 	$(BIN)/coverage run -m pytest -n 1 --dist loadgroup --last-failed --last-failed-no-failures none; }
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
